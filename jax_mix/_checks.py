@@ -1,0 +1,60 @@
+"""Checks of what a user passes: each failure is one sentence with the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether `value` can be looked at now: False for what jit has yet to compute."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def suggest(name: str, names: Iterable[str], *, limit: int = 12) -> str:
+    """The nearest of `names` to `name`, then what there is: the second half of an error message."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    shown = ", ".join(repr(n) for n in names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    return (f"did you mean {' or '.join(map(repr, near))}? " if near else "") + f"There are: {shown or 'none'}."
+
+
+def check_choice(argument: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument} is {value!r}: {suggest(str(value), allowed)}")
+
+
+def check_alpha(alpha: Any) -> None:
+    """`alpha` must be a positive, finite number; a traced one (a schedule inside jit) cannot be looked at."""
+    if not is_concrete(alpha):
+        return
+    if isinstance(alpha, (str, bool, type(None))) or np.ndim(alpha) != 0:
+        raise ValueError(f"alpha must be one positive number, got {alpha!r}.")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha must be positive and finite, got {float(alpha)!r}; to train without mixing, leave it out.")
+
+
+def check_probability(probability: Any) -> None:
+    if is_concrete(probability) and not (np.ndim(probability) == 0 and 0 <= probability <= 1):
+        raise ValueError(f"probability must be a number from 0 to 1, got {probability!r}.")
+
+
+def check_same_length(x: Any, y: Any) -> None:
+    """`x` and `y` (pytrees, batch first) must hold as many samples."""
+    n_x, n_y = batch_size(x, "x"), batch_size(y, "y")
+    if n_x != n_y:
+        raise ValueError(f"x and y must have the same number of samples, got {n_x} in x and {n_y} in y.")
+
+
+def batch_size(tree: Any, what: str) -> int:
+    """The length of the first axis, the same in every array of `tree`."""
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(tree)}
+    if len(sizes) != 1 or None in sizes:
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
+        raise ValueError(f"{what} must be arrays with one batch axis, first and of one length, got shapes {shapes}.")
+    return int(sizes.pop())  # type: ignore[arg-type]

@@ -1,0 +1,129 @@
+"""The one-line forms: a batch in, a mixed batch out. Jitted; the draw is not kept."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from jax_mix._checks import check_same_length
+from jax_mix._intermediates import forward
+from jax_mix._methods import CutMix, ManifoldMixup, MixUp
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Key, PyTree
+
+
+def mixup(
+    key: Key[Array, ""], x: PyTree[ArrayLike], y: PyTree[ArrayLike], *, alpha: ArrayLike = 0.4, **options: Any
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """MixUp of one batch: mixed inputs and mixed targets.
+
+    Args:
+      key: a key of `jax.random.key`.
+      x: float arrays `[batch, ...]`, in any pytree.
+      y: float targets `[batch, ...]`, one-hot or soft.
+      alpha, **options: those of `MixUp`.
+
+    Returns:
+      `(x, y)` mixed, of the same shapes and dtypes.
+
+    Raises:
+      TypeError: `x` or `y` is integer.
+      ValueError: `x` and `y` differ in length, or an option is outside what is allowed.
+
+    Source: arXiv:1710.09412, section 2; `fastai.callback.mixup.MixUp`.
+
+    >>> import jax, jax.numpy as jnp, jax_mix
+    >>> one_hot = jax.nn.one_hot(jnp.array([0, 1, 2, 1]), 3)
+    >>> image, target = jax_mix.mixup(jax.random.key(0), jnp.ones((4, 8, 8, 1)), one_hot, alpha=0.4)
+    >>> image.shape, target.shape
+    ((4, 8, 8, 1), (4, 3))
+    """
+    check_same_length(x, y)
+    MixUp(alpha, **options)  # refuses bad arguments before compilation
+    return _mix_batch(key, x, y, alpha, MixUp, tuple(sorted(options.items())))
+
+
+def cutmix(
+    key: Key[Array, ""], x: PyTree[ArrayLike], y: PyTree[ArrayLike], *, alpha: ArrayLike = 1.0, **options: Any
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """CutMix of one batch: pasted images and mixed targets.
+
+    Args:
+      key: a key of `jax.random.key`.
+      x: float images `[batch, height, width, ...]`.
+      y: float targets `[batch, ...]`, one-hot or soft.
+      alpha, **options: those of `CutMix`.
+
+    Returns:
+      `(x, y)` mixed, of the same shapes and dtypes.
+
+    Raises:
+      TypeError: `x` or `y` is integer.
+      ValueError: `x` and `y` differ in length, `x` has no two spatial axes, or an option is outside what is allowed.
+
+    Source: arXiv:1905.04899, algorithm A1; `fastai.callback.mixup.CutMix`.
+
+    >>> import jax, jax.numpy as jnp, jax_mix
+    >>> one_hot = jax.nn.one_hot(jnp.array([0, 1, 2, 1]), 3)
+    >>> image, target = jax_mix.cutmix(jax.random.key(0), jnp.ones((4, 8, 8, 1)), one_hot, alpha=1.0)
+    >>> image.shape, target.shape
+    ((4, 8, 8, 1), (4, 3))
+    """
+    check_same_length(x, y)
+    CutMix(alpha, **options)
+    return _mix_batch(key, x, y, alpha, CutMix, tuple(sorted(options.items())))
+
+
+def manifold_mixup(
+    key: Key[Array, ""],
+    model: Any,
+    x: PyTree[ArrayLike],
+    y: PyTree[ArrayLike],
+    *,
+    layers: Any,
+    alpha: ArrayLike = 0.4,
+    **options: Any,
+) -> tuple[Any, PyTree[Array]]:
+    """Manifold Mixup of one batch: the NNX model's output, mixed inside, and the mixed targets. Call it inside jit.
+
+    Args:
+      key: a key of `jax.random.key`.
+      model: a Flax NNX model of one argument.
+      x: float arrays `[batch, ...]`, in any pytree.
+      y: float targets `[batch, ...]`, one-hot or soft.
+      layers, alpha, **options: those of `ManifoldMixup`, layers as plain paths.
+
+    Returns:
+      `(logits, y)`.
+
+    Raises:
+      TypeError: `x` or `y` is integer, `model` is no NNX model.
+      ValueError: `x` and `y` differ in length, a layer is unknown, or an option is outside what is allowed.
+
+    Source: arXiv:1806.05236, section 2; ManifoldMixupV2's `ManifoldMixup`.
+
+    >>> import jax, jax.numpy as jnp, jax_mix
+    >>> from flax import nnx
+    >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(8, 3, rngs=nnx.Rngs(1)))
+    >>> one_hot = jax.nn.one_hot(jnp.array([0, 1, 2, 1]), 3)
+    >>> logits, target = jax_mix.manifold_mixup(
+    ...     jax.random.key(0), model, jnp.ones((4, 4)), one_hot, alpha=2.0, layers=("layers.0",)
+    ... )
+    >>> logits.shape, target.shape
+    ((4, 3), (4, 3))
+    """
+    check_same_length(x, y)
+    mix = ManifoldMixup(alpha, layers=layers, **options).sample(key, jax.tree.leaves(x)[0].shape)
+    return forward(model, x, mix), mix.targets(y)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _mix_batch(
+    key: Key[Array, ""], x: Any, y: Any, alpha: ArrayLike, method: Any, options: tuple[tuple[str, Any], ...]
+) -> tuple[Any, Any]:
+    mix = method(alpha, **dict(options)).sample(key, jax.tree.leaves(x)[0].shape)
+    return mix.blend(x), mix.targets(y)

@@ -1,0 +1,28 @@
+"""The one table of tolerances, with a reason each. A test that needs another number adds a row here."""
+
+import numpy as np
+
+TOLERANCES = {
+    # name: (relative, absolute), reason
+    "cutmix batch": (0.0, 0.0),  # pixels are copied, never computed
+    "loss float32": (1e-6, 0.0),  # a handful of float32 roundings in log-softmax and the blend
+}
+
+
+def assert_close(actual: object, desired: object, name: str) -> None:
+    """`actual` equals `desired` within the row `name` of the table."""
+    rtol, atol = TOLERANCES[name]
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(desired), rtol=rtol, atol=atol, err_msg=name)
+
+
+def assert_within_ulp(actual: object, desired: object, scale: object, ulps: int = 1) -> None:
+    """`actual` is within `ulps` units in the last place of `desired`, a unit taken at the magnitude `scale`.
+
+    A blend subtracts: where the two samples cancel, a unit of the tiny result would ask for digits that float32
+    never had. The inputs' own magnitude, max(|x|, |partner|), is what both sides round at.
+    """
+    actual, desired = np.asarray(actual), np.asarray(desired)
+    assert actual.dtype == desired.dtype
+    unit = np.spacing(np.asarray(scale, actual.dtype))
+    worst = np.max(np.abs(actual - desired) / unit, initial=0.0)
+    assert worst <= ulps, f"{worst} units in the last place, allowed {ulps}"
