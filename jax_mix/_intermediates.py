@@ -149,10 +149,10 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
         if stacked is None:
             hits = [(0, name) for at, name in entries if at is None]
         else:
-            hits = [(at, name) for at, name in entries if at is not None and at < stacked]
-            if not hits:
+            if any(at is None for at, _ in entries):
                 first = _with_iteration(path, path, 0)
                 raise ValueError(f"layer {path!r} is scanned over {stacked} iterations: name one of them, as {first!r}.")
+            hits = [(at, name) for at, name in entries if at is not None and at < stacked]
         for at, name in hits:
             seen.add(name)
             output = _blend_if(_and(iteration == at, layer == names[name]), mix, output, name)

@@ -301,7 +301,7 @@ def _floating(x: ArrayLike) -> Array:
 
 def _lerp(own: Array, partners: Array, lam: ArrayLike) -> Array:
     """`lam * own + (1 - lam) * partners` in at least float32, exact at lam 0 and 1, rounded as `torch.lerp` rounds."""
-    dtype = jnp.promote_types(own.dtype, jnp.float32)
+    dtype = own.dtype if jnp.finfo(own.dtype).bits >= 32 else jnp.dtype(jnp.float32)
     lam = Mix._per_sample(lam, own.shape[0], 0).astype(dtype)
     lam = jnp.expand_dims(lam, tuple(range(1, own.ndim)))
     own_, partners_ = own.astype(dtype), partners.astype(dtype)
