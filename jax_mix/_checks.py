@@ -24,6 +24,12 @@ def suggest(name: str, names: Iterable[str], *, limit: int = 12) -> str:
     return (f"did you mean {' or '.join(map(repr, near))}? " if near else "") + f"There are: {shown or 'none'}."
 
 
+def shown(value: Any) -> str:
+    """`value` on one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def check_choice(argument: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{argument} is {value!r}: {suggest(str(value), allowed)}")
@@ -34,14 +40,16 @@ def check_alpha(alpha: Any) -> None:
     if not is_concrete(alpha):
         return
     if isinstance(alpha, (str, bool, type(None))) or np.ndim(alpha) != 0:
-        raise ValueError(f"alpha must be one positive number, got {alpha!r}.")
+        raise ValueError(f"alpha must be one positive number, got {shown(alpha)}.")
     if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha must be positive and finite, got {float(alpha)!r}; to train without mixing, leave it out.")
+        raise ValueError(
+            f"alpha must be positive and finite, got {float(alpha)!r}; to train without mixing, leave it out."
+        )
 
 
 def check_probability(probability: Any) -> None:
     if is_concrete(probability) and not (np.ndim(probability) == 0 and 0 <= probability <= 1):
-        raise ValueError(f"probability must be a number from 0 to 1, got {probability!r}.")
+        raise ValueError(f"probability must be a number from 0 to 1, got {shown(probability)}.")
 
 
 def check_same_length(x: Any, y: Any) -> None:

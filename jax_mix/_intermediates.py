@@ -7,8 +7,8 @@ make the same idea work under remat and scan, whose bodies JAX may trace more th
   overrides `__call__` alone. Beside its weights rides a Variable, the iteration: 0, or 0..N-1 if its weights
   may be stacked, which a scan over them cuts to a number. The first call sets it to -1, so "first call only" is
   state that JAX's transformations carry, not a Python flag that a second trace would find set.
-- Linen: `intercept_methods` sees each output. The iteration rides among the parameters in the same way; what
-  was called is remembered per trace, that is, per root scope.
+- Linen: `intercept_methods` sees each output. The iteration rides among the parameters in the same way, and
+  what was called is a mutable collection.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import errors, linen, nnx
 from flax.core import meta
+from flax.core.scope import union_filters
 
 from jax_mix._checks import is_concrete, suggest
 from jax_mix._mix import INPUT, Mix
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _ITERATION = "jax_mix_iteration"
 _POINT = "jax_mix_point"
+_CALLED = "jax_mix_called"
 
 
 class MixPoint(nnx.Module):
@@ -53,7 +55,8 @@ class MixPoint(nnx.Module):
 
     >>> import jax, jax_mix
     >>> from flax import nnx
-    >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), jax_mix.MixPoint(), nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
+    >>> rngs = nnx.Rngs(0)
+    >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), jax_mix.MixPoint(), nnx.Linear(8, 2, rngs=rngs))
     >>> jax_mix.ManifoldMixup(0.4).bind(model, jax.ShapeDtypeStruct((2, 4), "float32")).layers
     ('layers.1',)
     """
@@ -151,7 +154,9 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
         else:
             if any(at is None for at, _ in entries):
                 first = _with_iteration(path, path, 0)
-                raise ValueError(f"layer {path!r} is scanned over {stacked} iterations: name one of them, as {first!r}.")
+                raise ValueError(
+                    f"layer {path!r} is scanned over {stacked} iterations: name one of them, as {first!r}."
+                )
             hits = [(at, name) for at, name in entries if at is not None and at < stacked]
         for at, name in hits:
             seen.add(name)
@@ -235,7 +240,9 @@ def choose(found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> t
                 hits = {l.name for l in found if issubclass(l.type, want)}
                 if not hits:
                     types = sorted({l.type.__name__ for l in found})
-                    raise ValueError(f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}")
+                    raise ValueError(
+                        f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}"
+                    )
             else:
                 hits = {l.name for l in found if _glob(want).fullmatch(l.name)}
                 if not hits and want != INPUT:
@@ -246,7 +253,16 @@ def choose(found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> t
 
 _CONTAINERS = (nnx.Sequential, linen.Sequential)
 _NEVER = (
-    *(nnx.Dropout, nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RNN, nnx.RNNCellBase),
+    *(
+        nnx.Dropout,
+        nnx.BatchNorm,
+        nnx.LayerNorm,
+        nnx.RMSNorm,
+        nnx.GroupNorm,
+        nnx.InstanceNorm,
+        nnx.RNN,
+        nnx.RNNCellBase,
+    ),
     *(nnx.Bidirectional, linen.Dropout, linen.BatchNorm, linen.LayerNorm, linen.RMSNorm, linen.GroupNorm),
     *(linen.InstanceNorm, linen.RNN, linen.RNNCellBase, linen.Bidirectional),
 )
@@ -347,11 +363,15 @@ def _run(
         return _run_nnx(model, args, kwargs, x, hook, paths)
     if isinstance(model, linen.Module):
         if variables is None or model.scope is not None:
-            raise TypeError("a Linen model is passed unbound, with its variables: forward(model, x, mix, variables=variables).")
+            raise TypeError(
+                "a Linen model is passed unbound, with its variables: forward(model, x, mix, variables=variables)."
+            )
         if hook is None or (paths is not None and not paths):
             return model.apply(variables, x, *args, **kwargs)
         return _run_linen(model, variables, args, kwargs, x, hook, paths)
-    raise TypeError(f"model must be a Flax NNX model, or a Flax Linen module with variables=..., got {type(model).__name__}.")
+    raise TypeError(
+        f"model must be a Flax NNX model, or a Flax Linen module with variables=..., got {type(model).__name__}."
+    )
 
 
 def _shared_length(shapes: list[tuple[int, ...]]) -> int | None:
@@ -361,7 +381,9 @@ def _shared_length(shapes: list[tuple[int, ...]]) -> int | None:
 
 
 def _warn_called_again(path: str) -> None:
-    warnings.warn(f"layer {path!r} is called more than once in a forward pass: it is mixed at its first call only.", stacklevel=3)
+    warnings.warn(
+        f"layer {path!r} is called more than once in a forward pass: it is mixed at its first call only.", stacklevel=3
+    )
 
 
 # --- NNX
@@ -390,9 +412,9 @@ def _run_nnx(model: nnx.Module, args: Any, kwargs: Any, x: Any, hook: Hook, path
             point.hook = None  # a compilation cache may keep the point: it must not keep the tracers
     for path, module in copies.items():  # attributes that the forward pass set, sown Variables among them
         for attribute, value in vars(module).items():
-            if attribute not in (_POINT, _ITERATION) and before[path].get(attribute, _Point) is not value:
-                if not attribute.startswith("_pytree__"):
-                    setattr(originals[path], attribute, value)
+            changed = before[path].get(attribute, _Point) is not value
+            if changed and attribute not in (_POINT, _ITERATION) and not attribute.startswith("_pytree__"):
+                setattr(originals[path], attribute, value)
     return y
 
 
@@ -440,8 +462,13 @@ def _mixing(cls: type[nnx.Module]) -> type[nnx.Module]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self, _POINT)(self, cls.__call__(self, *args, **kwargs))  # type: ignore[operator]
 
-    body = {"__call__": __call__, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls)(cls.__name__, (cls,), body, pytree=cls._pytree__is_pytree)  # type: ignore[call-arg, attr-defined]
+    body = {
+        "__call__": __call__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    return type(cls)(cls.__name__, (cls,), body, pytree=cls._pytree__is_pytree)  # type: ignore[call-arg, attr-defined, misc]
 
 
 # --- Linen
@@ -454,44 +481,48 @@ def _run_linen(
     lengths: dict[str, int] = {}
     if "params" in variables:
         variables["params"] = _with_iterations(variables["params"], "", paths, lengths)
-    called: dict[Any, set[str]] = {}  # root scope, one a trace -> the layers called in it so far
-    frames: list[_Frame] = []
+    # Whether each layer was called is state, a collection of its own: remat and jit carry it from call to call.
+    variables[_CALLED] = _nested(paths or (), np.int32(0))
+    mutable = kwargs.get("mutable", False)
+    kwargs = {**kwargs, "mutable": union_filters(mutable, _CALLED)}
+    # A scan does not carry it; there a layer's calls are counted per trace, each of which has a root scope of its own.
+    called_in_trace: set[tuple[Any, str]] = set()
 
     def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        if module.scope is None:
-            return next_fun(*args, **kwargs)
-        root, outer = module.scope.root, frames[-1] if frames else None
-        if root not in called:
-            called[root] = set(called[outer.root]) if outer else set()
-        frame = _Frame(root)
-        frames.append(frame)
-        try:
-            output = next_fun(*args, **kwargs)
-        finally:
-            frames.pop()
-        # A transform may have traced its body more than once; what that called counts once it is left.
-        called[root] |= frame.called_inside
-        path = ".".join(module.path)
-        if context.method_name == "__call__" and path and (paths is None or path in paths):
-            if path in called[root]:
-                _warn_called_again(path)
-            else:
-                called[root].add(path)
-                iteration, stacked = _linen_iteration(module.scope, path, lengths)
-                output = hook(path, type(module), iteration, stacked, output)
-        if outer and outer.root is not root:
-            outer.called_inside |= called[root]
-        return output
+        output = next_fun(*args, **kwargs)
+        module, path = context.module, ".".join(context.module.path) if context.module.scope else ""
+        if context.method_name != "__call__" or not path or not (paths is None or path in paths):
+            return output
+        scope = module.scope
+        carried = scope.is_mutable_collection(_CALLED) and scope.has_variable(_CALLED, _CALLED)
+        before = scope.get_variable(_CALLED, _CALLED) if carried else (scope.root, path) in called_in_trace
+        if is_concrete(before) and before:
+            _warn_called_again(path)
+            return output
+        iteration, stacked = _linen_iteration(scope, path, lengths)
+        if not is_concrete(before):
+            iteration = jnp.where(before == 0, iteration, -1)
+        called_in_trace.add((scope.root, path))
+        if carried:
+            scope.put_variable(_CALLED, _CALLED, np.int32(1))
+        return hook(path, type(module), iteration, stacked, output)
 
     with linen.intercept_methods(intercept):
-        return model.apply(variables, x, *args, **kwargs)
+        output, updates = model.apply(variables, x, *args, **kwargs)
+    if mutable is False:
+        return output
+    return output, {name: collection for name, collection in updates.items() if name != _CALLED}
 
 
-@dataclasses.dataclass
-class _Frame:
-    root: Any
-    called_inside: set[str] = dataclasses.field(default_factory=set)
+def _nested(paths: Collection[str], value: Any) -> dict[str, Any]:
+    """A collection that holds `value` for the module at each path."""
+    tree: dict[str, Any] = {}
+    for path in paths:
+        node = tree
+        for part in path.split("."):
+            node = node.setdefault(part, {})
+        node[_CALLED] = value
+    return tree
 
 
 def _with_iterations(params: Any, prefix: str, paths: Collection[str] | None, lengths: dict[str, int]) -> Any:
@@ -521,5 +552,3 @@ def _linen_iteration(scope: Any, path: str, lengths: dict[str, int]) -> tuple[An
             break
         scope = scope.parent
     return np.int32(0), None
-
-

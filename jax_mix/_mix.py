@@ -192,10 +192,7 @@ class Mix:
 
     def _take(self, x: ArrayLike) -> Array:
         x = jnp.asarray(x)
-        sharding = jax.typeof(x).sharding
-        if sharding.mesh.are_all_axes_explicit and sharding.mesh.shape:  # plain indexing refuses sharded axes there
-            return x.at[jnp.asarray(self.partner)].get(out_sharding=sharding)
-        return x[jnp.asarray(self.partner)]
+        return x.at[jnp.asarray(self.partner)].get(out_sharding=_explicit_sharding(x))
 
     def _lerp(self, x: ArrayLike) -> Array:
         x = _floating(x)
@@ -210,13 +207,14 @@ class Mix:
             )
         size = x.shape[rows], x.shape[columns]
         self._check_box(size)
-        y1, x1, y2, x2 = jnp.moveaxis(self._per_sample(self.box, x.shape[0], 1), -1, 0)
+        y1, x1, y2, x2 = jnp.moveaxis(self._per_sample(jnp.asarray(self.box), x.shape[0], 1), -1, 0)
         inside_rows = _inside(y1, y2, size[0])
         inside_columns = _inside(x1, x2, size[1])
         mask = inside_rows[:, :, None] & inside_columns[:, None, :]
         if rows > columns:
             mask = jnp.swapaxes(mask, 1, 2)
         mask = jnp.expand_dims(mask, tuple(a for a in range(1, x.ndim) if a not in (rows, columns)))
+        mask = jnp.broadcast_to(mask, x.shape, out_sharding=_explicit_sharding(x))
         return jnp.where(mask, self._take(x), x)
 
     @staticmethod
@@ -231,9 +229,8 @@ class Mix:
         if is_concrete(self.box):
             y1, x1, y2, x2 = np.moveaxis(np.asarray(self.box), -1, 0)
             if np.any((y1 < 0) | (x1 < 0) | (y2 > size[0]) | (x2 > size[1]) | (y1 > y2) | (x1 > x2)):
-                raise ValueError(
-                    f"box must be (y1, x1, y2, x2) inside the image of {size} pixels, got {np.asarray(self.box).tolist()}."
-                )
+                box = np.asarray(self.box).tolist()
+                raise ValueError(f"box must be (y1, x1, y2, x2) inside the image of {size} pixels, got {box}.")
 
     def _check_batch(self, tree: Any, what: str) -> None:
         n = np.shape(self.partner)[0]
@@ -292,10 +289,18 @@ def mixed_loss(
     return mix.losses(loss_fn(logits, labels), loss_fn(logits, mix.take_partners(labels)))
 
 
+def _explicit_sharding(x: Array) -> Any:
+    """The sharding of `x` if its mesh has Explicit axes, where indexing and selecting must be told; else None."""
+    sharding = jax.typeof(x).sharding
+    return sharding if sharding.mesh.shape and sharding.mesh.are_all_axes_explicit else None
+
+
 def _floating(x: ArrayLike) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x must be of a floating type to be mixed, got {x.dtype}: cast it first, x.astype(jnp.float32) / 255.")
+        raise TypeError(
+            f"x must be of a floating type to be mixed, got {x.dtype}: cast it first, x.astype(jnp.float32) / 255."
+        )
     return x
 
 

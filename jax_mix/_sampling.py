@@ -15,7 +15,7 @@ PARTNERS = ("permutation", "roll", "flip")
 BOXES = ("fastai", "paper")
 
 
-def symmetric_beta(key: Key[Array, ""], alpha: ArrayLike, shape: tuple[int, ...]) -> Float[Array, "..."]:
+def symmetric_beta(key: Key[Array, ""], alpha: ArrayLike, shape: tuple[int, ...]) -> Float[Array, ...]:
     """Beta(alpha, alpha), float32, without a rejection loop.
 
     Devroye 1996, "Random variate generation in one line of code": for U, V uniform and S a fair sign,
@@ -28,12 +28,12 @@ def symmetric_beta(key: Key[Array, ""], alpha: ArrayLike, shape: tuple[int, ...]
     angle = jnp.float32(2 * jnp.pi) * jax.random.uniform(key_v, shape, jnp.float32)
     t = jnp.expm1(-jnp.log(u) / alpha) * jnp.square(jnp.cos(angle))
     smaller = 0.5 / (1 + t + jnp.sqrt(t) * jnp.sqrt(1 + t))
-    return jnp.where(jax.random.bernoulli(key_s, shape=shape), 1 - smaller, smaller)
+    return jnp.where(jax.random.bernoulli(key_s, jnp.float32(0.5), shape), 1 - smaller, smaller)
 
 
 def lambdas(
     key: Key[Array, ""], alpha: ArrayLike, shape: tuple[int, ...], *, fold: bool, probability: ArrayLike
-) -> Float[Array, "..."]:
+) -> Float[Array, ...]:
     """The samples' own weights: Beta(alpha, alpha), folded to max(lam, 1-lam) if asked; 1 where not applied."""
     key_lam, key_apply = jax.random.split(key)
     lam = symmetric_beta(key_lam, alpha, shape)
@@ -52,9 +52,7 @@ def partners(key: Key[Array, ""], n: int, how: str) -> Int[Array, " n"]:
     return jnp.roll(index, 1) if how == "roll" else index[::-1]
 
 
-def boxes(
-    key: Key[Array, ""], lam: Float[Array, "..."], height: int, width: int, how: str
-) -> Int[Array, "... 4"]:
+def boxes(key: Key[Array, ""], lam: Float[Array, ...], height: int, width: int, how: str) -> Int[Array, "... 4"]:
     """Boxes (y1, x1, y2, x2), end exclusive, that cover about 1-lam of a height x width image, clipped to it.
 
     The centre is a uniform pixel; each half side is half the whole side, rounded down, so a box side is even.
@@ -74,7 +72,7 @@ def boxes(
     return jnp.stack([y1, x1, y2, x2], axis=-1)
 
 
-def area_left(box: Int[Array, "... 4"], height: int, width: int) -> Float[Array, "..."]:
+def area_left(box: Int[Array, "... 4"], height: int, width: int) -> Float[Array, ...]:
     """The part of a height x width image outside `box`, float32: CutMix's lambda."""
     y1, x1, y2, x2 = (box[..., i] for i in range(4))
     return 1 - ((y2 - y1) * (x2 - x1)).astype(jnp.float32) / jnp.float32(height * width)

@@ -330,10 +330,10 @@ def test_accumulated_gradients_equal_the_mean_of_the_microbatches(name):
         mix = method.sample(key, x.shape)
         grad = nnx.grad(lambda m, x, mix: jax_mix.mixed_loss(XENT, jax_mix.forward(m, x, mix), label, mix).mean())
         gradients.append(nnx.state(nnx.jit(grad)(by_hand, x, mix)))
-    want = jax.tree.map(lambda p, a, b: p - 0.1 * (a + b) / 2, nnx.state(models.ResNet(nnx.Rngs(0)), nnx.Param), *gradients)
-    jax.tree.map(
-        lambda a, b: assert_close(a, b, "another order of summation"), nnx.state(accumulated, nnx.Param), want
+    want = jax.tree.map(
+        lambda p, a, b: p - 0.1 * (a + b) / 2, nnx.state(models.ResNet(nnx.Rngs(0)), nnx.Param), *gradients
     )
+    jax.tree.map(lambda a, b: assert_close(a, b, "another order of summation"), nnx.state(accumulated, nnx.Param), want)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -410,7 +410,14 @@ def test_layers_are_chosen_by_path_glob_type_mark_or_automatically():
 
     assert chosen(("stem", "blocks.1")) == ("stem", "blocks.1")
     assert chosen("blocks.*") == ("blocks.0", "blocks.1")
-    assert chosen("blocks.**") == ("blocks.0.norm", "blocks.0.conv", "blocks.0", "blocks.1.norm", "blocks.1.conv", "blocks.1")
+    assert chosen("blocks.**") == (
+        "blocks.0.norm",
+        "blocks.0.conv",
+        "blocks.0",
+        "blocks.1.norm",
+        "blocks.1.conv",
+        "blocks.1",
+    )
     assert chosen(nnx.Conv) == ("stem", "blocks.0.conv", "blocks.1.conv")
     assert chosen((models.ResBlock, "stem")) == ("stem", "blocks.0", "blocks.1")
     assert chosen(None) == ("blocks.0", "blocks.1")  # blocks win, never inside one

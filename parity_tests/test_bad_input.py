@@ -1,0 +1,109 @@
+"""Every wrong input gets one sentence that names the argument, what was given and what is allowed."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jax_mix
+from parity_tests import models_linen, models_nnx
+
+KEY = jax.random.key(0)
+X, Y = np.ones((4, 8, 8, 1), np.float32), np.eye(4, dtype=np.float32)
+MIX = jax_mix.Mix(0.5, np.array([1, 0, 3, 2]))
+MLP = models_nnx.MLP(nnx.Rngs(0))
+ROW = np.ones((4, 4), np.float32)
+DENSE = models_linen.Dense()
+VARIABLES = DENSE.init(KEY, ROW)
+XENT = optax.softmax_cross_entropy_with_integer_labels
+
+
+class Unused(models_nnx.MLP):
+    def __call__(self, x):
+        return self.head(self.first(x))
+
+
+def at(layer):
+    return jax_mix.Mix(0.5, np.array([1, 0, 3, 2]), layer=layer)
+
+
+CASES = {
+    # what: (error, the sentence, the call)
+    "alpha zero": (ValueError, "alpha must be positive and finite, got 0.0", lambda: jax_mix.MixUp(0)),
+    "alpha negative": (ValueError, "alpha must be positive and finite, got -1.0", lambda: jax_mix.CutMix(-1.0)),
+    "alpha nan": (ValueError, "alpha must be positive and finite, got nan", lambda: jax_mix.MixUp(float("nan"))),
+    "alpha inf": (ValueError, "alpha .* finite, got inf", lambda: jax_mix.mixup(KEY, X, Y, alpha=np.inf)),
+    "alpha None": (ValueError, "alpha must be one positive number, got None", lambda: jax_mix.ManifoldMixup(None)),
+    "alpha a string": (ValueError, "alpha must be one positive number, got '0.4'", lambda: jax_mix.MixUp("0.4")),
+    "alpha an array": (ValueError, "alpha must be one positive number", lambda: jax_mix.MixUp(np.ones(3))),
+    "per": (ValueError, "per is 'smaple': did you mean 'sample'", lambda: jax_mix.MixUp(1.0, per="smaple")),
+    "partner": (ValueError, "partner is 'rol': did you mean 'roll'", lambda: jax_mix.MixUp(1.0, partner="rol")),
+    "box": (ValueError, "box is 'papers': did you mean 'paper'", lambda: jax_mix.CutMix(1.0, box="papers")),
+    "probability": (ValueError, "probability must be a number from 0 to 1, got 2", lambda: jax_mix.MixUp(1.0, probability=2)),
+    "spatial_axes": (ValueError, "spatial_axes must be two different axes", lambda: jax_mix.CutMix(1.0, spatial_axes=(1, 1))),
+    "lengths": (ValueError, "same number of samples, got 4 in x and 3 in y", lambda: jax_mix.mixup(KEY, X, Y[:3])),
+    "lengths, cutmix": (ValueError, "got 4 in x and 3 in y", lambda: jax_mix.cutmix(KEY, X, Y[:3])),
+    "no batch axis": (ValueError, "x must be arrays with one batch axis", lambda: jax_mix.mixup(KEY, np.float32(1), Y)),
+    "integer images": (TypeError, "floating type to be mixed, got uint8: cast", lambda: jax_mix.mixup(KEY, np.zeros((4, 8), np.uint8), Y)),
+    "integer images, forward": (TypeError, "got uint8: cast", lambda: jax_mix.forward(MLP, ROW.astype(np.uint8), MIX)),
+    "integer targets": (TypeError, "y must be float targets, got int32: .*one_hot", lambda: jax_mix.mixup(KEY, X, np.arange(4))),
+    "another batch": (ValueError, "x must have the draw's batch size, 4, got 3", lambda: MIX.blend(X[:3])),
+    "another batch, forward": (ValueError, "batch size, 4, got 3", lambda: jax_mix.forward(MLP, ROW[:3], MIX)),
+    "another batch, labels": (ValueError, "batch size, 4, got 3", lambda: jax_mix.mixed_loss(lambda *_: np.ones(4), ROW, np.arange(3), MIX)),
+    "no spatial axes": (ValueError, r"two spatial axes.*got shape \(4, 8\)", lambda: jax_mix.CutMix(1.0).sample(KEY, (4, 8))),
+    "no spatial axes, cutmix": (ValueError, "CutMix needs two spatial axes", lambda: jax_mix.cutmix(KEY, ROW, Y)),
+    "a box for other images": (ValueError, r"drawn for images of \(8, 8\) pixels, got x of \(4, 4\)", lambda: jax_mix.CutMix(1.0).sample(KEY, X.shape).blend(X[:, :4, :4])),
+    "a box larger than the image": (ValueError, r"inside the image of \(8, 8\) pixels, got \[0, 0, 9, 8\]", lambda: jax_mix.Mix(0.5, MIX.partner, np.array([0, 0, 9, 8])).blend(X)),
+    "a box larger, from_box": (ValueError, "inside the image", lambda: jax_mix.Mix.from_box(MIX.partner, np.array([0, 0, 9, 8]), (8, 8))),
+    "shape is an array": (ValueError, "shape must be the batch's shape, batch first, as image.shape", lambda: jax_mix.MixUp(1.0).sample(KEY, X)),
+    "shape is empty": (ValueError, "shape must be the batch's shape", lambda: jax_mix.MixUp(1.0).sample(KEY, ())),
+    "unbound layers": (ValueError, "looked up in the model first: method = method.bind", lambda: jax_mix.ManifoldMixup(1.0).sample(KEY, (4,))),
+    "unbound glob": (ValueError, "looked up in the model first", lambda: jax_mix.ManifoldMixup(1.0, layers="a.*").sample(KEY, (4,))),
+    "no layers": (ValueError, "at least one layer", lambda: jax_mix.ManifoldMixup(1.0, layers=(), use_input=False)),
+    "layers of a wrong type": (ValueError, "paths, globs or module types, got 3", lambda: jax_mix.ManifoldMixup(1.0, layers=[3])),
+    "layer not among layers": (ValueError, "layer is 'firts': did you mean 'first'", lambda: jax_mix.ManifoldMixup(1.0, layers="first").sample(KEY, (4,), layer="firts")),
+    "unknown layer, forward": (ValueError, "layer 'firts' is not in the model: did you mean 'first'", lambda: jax_mix.forward(MLP, ROW, at("firts"))),
+    "unknown layer, bind": (ValueError, "layers has 'firts'.* did you mean 'first'", lambda: jax_mix.ManifoldMixup(1.0, layers="firts").bind(MLP, ROW)),
+    "unknown type, bind": (ValueError, "type Conv, of which no module runs.*'Linear'", lambda: jax_mix.ManifoldMixup(1.0, layers=nnx.Conv).bind(MLP, ROW)),
+    "nothing eligible": (ValueError, "no eligible layer", lambda: jax_mix.ManifoldMixup(1.0).bind(nnx.Sequential(nnx.BatchNorm(4, rngs=nnx.Rngs(0))), ROW)),
+    "a layer that never runs": (ValueError, "layer 'second' never runs in this forward pass: .*There are: 'first', 'head'", lambda: jax_mix.forward(Unused(nnx.Rngs(0)), ROW, at("second"))),
+    "a layer that never runs, bind": (ValueError, "layers has 'second', which never runs", lambda: jax_mix.ManifoldMixup(1.0, layers="second").bind(Unused(nnx.Rngs(0)), ROW)),
+    "unknown layer, Linen": (ValueError, "layer 'liner' is not in the model: did you mean 'linear'", lambda: jax_mix.forward(DENSE, ROW, at("liner"), variables=VARIABLES)),
+    "an iteration that is not there": (ValueError, "layer 'blocks.3' is not in the model: did you mean 'blocks.2'", lambda: jax_mix.forward(models_nnx.Scanned(nnx.Rngs(0)), ROW, at("blocks.3"))),
+    "a scanned block without its iteration": (ValueError, "scanned over 3 iterations: name one of them, as 'blocks.0'", lambda: jax_mix.forward(models_nnx.Scanned(nnx.Rngs(0)), ROW, at("blocks"))),
+    "no model": (TypeError, "model must be a Flax NNX model, or .* got function", lambda: jax_mix.forward(lambda x: x, ROW, MIX)),
+    "Linen without variables": (TypeError, "passed unbound, with its variables", lambda: jax_mix.forward(DENSE, ROW, MIX)),
+    "Linen bound": (TypeError, "passed unbound", lambda: jax_mix.forward(DENSE.bind(VARIABLES), ROW, MIX, variables=VARIABLES)),
+    "NNX with variables": (TypeError, "variables is for Linen", lambda: jax_mix.forward(MLP, ROW, MIX, variables=VARIABLES)),
+    "mix is a method": (TypeError, "mix must be a jax_mix.Mix, .* got MixUp", lambda: jax_mix.forward(MLP, ROW, jax_mix.MixUp(1.0))),
+    "a reduced loss": (ValueError, r"one per example, \[4, ...\], not yet reduced; got shape \(\)", lambda: jax_mix.mixed_loss(lambda l, y: XENT(l, y).mean(), ROW, np.arange(4), MIX)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_clear_sentence(case):
+    error, sentence, call = CASES[case]
+    with pytest.raises(error, match=sentence) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value)[-1] == "."
+
+
+def test_a_hidden_state_that_cannot_be_mixed_names_its_layer():
+    class Counts(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return (x > 0).astype(jnp.int32)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Counts(name="counts")(nn.Dense(4)(x)).astype(jnp.float32)
+
+    variables = Model().init(KEY, ROW)
+    with pytest.raises(TypeError, match="got int32") as caught:
+        jax_mix.forward(Model(), ROW, at("counts"), variables=variables)
+    assert caught.value.__notes__[:1] == ["(jax_mix: while mixing at 'counts')"]

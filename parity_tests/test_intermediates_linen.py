@@ -1,0 +1,182 @@
+"""`forward` and `list_layers` on Linen models, against the same computation written out by hand."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jax_mix
+from parity_tests import models_linen as models
+from parity_tests.test_intermediates_nnx import data, draw
+from parity_tests.tolerances import assert_close
+
+RESNET_LAYERS = ("input", "stem", "block_0", "block_0.conv", "block_1", "block_1.conv", "head")
+
+
+def resnet():
+    model, x = models.ResNet(), data(shape=(5, 5, 1))
+    return model, model.init(jax.random.key(0), x, train=False), x
+
+
+def resnet_by_hand(variables, x, mix, dropped):
+    """ResNet.__call__ on raw parameters with a blend written in where `mix` says; `dropped` is Dropout's keep mask."""
+    params = variables["params"]
+    statistics = {}
+
+    def at(name, x):
+        return mix.blend(x) if mix.layer == name else x
+
+    def conv(p, x):
+        y = jax.lax.conv_general_dilated(x, p["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y + p["bias"].reshape(1, 1, 1, -1)
+
+    x = at("stem", conv(params["stem"], nn.relu(at("input", x))))
+    for i in range(2):
+        name = f"block_{i}"
+        norm = nn.BatchNorm(use_running_average=False)
+        own = {"params": params[name]["norm"], "batch_stats": variables["batch_stats"][name]["norm"]}
+        h, updated = norm.apply(own, x, mutable=["batch_stats"])
+        statistics[name] = {"norm": updated["batch_stats"]}
+        x = at(name, x + at(f"{name}.conv", conv(params[name]["conv"], nn.relu(h))))
+    x = jnp.where(dropped, x / 0.5, 0.0).mean((1, 2))
+    return at("head", x @ params["head"]["kernel"] + params["head"]["bias"][None]), statistics
+
+
+def dropout_mask(model, variables, x):
+    """The keep mask that Dropout draws with key 7, found from a model whose every other part is known."""
+    captured = {}
+
+    def intercept(next_fun, args, kwargs, context):
+        y = next_fun(*args, **kwargs)
+        if isinstance(context.module, nn.Dropout):
+            captured["mask"] = y != 0
+        return y
+
+    with nn.intercept_methods(intercept):
+        model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(7)}, mutable=["batch_stats"])
+    return captured["mask"]
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("layer", RESNET_LAYERS)
+def test_outputs_gradients_and_batch_statistics_equal_a_model_written_by_hand(layer, drawn):
+    model, variables, x = resnet()
+    mask = dropout_mask(model, variables, x)
+    mix = draw(layer)
+    ours_mix = draw(jnp.int32(RESNET_LAYERS.index(layer)), layers=RESNET_LAYERS) if drawn else mix
+
+    @jax.jit
+    def ours(params, mix):
+        y, updates = jax_mix.forward(
+            model,
+            x,
+            mix,
+            variables={**variables, "params": params},
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(7)},
+        )
+        return jnp.square(y).sum(), updates["batch_stats"]
+
+    def theirs(params):
+        y, statistics = resnet_by_hand({**variables, "params": params}, x, mix, mask)
+        return jnp.square(y).sum(), statistics
+
+    got, got_grads = jax.value_and_grad(ours, has_aux=True)(variables["params"], ours_mix)
+    want, want_grads = jax.value_and_grad(theirs, has_aux=True)(variables["params"])
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(lambda a, b: assert_close(a, b, "another order of summation"), got, want)
+    jax.tree.map(lambda a, b: assert_close(a, b, "another order of summation"), got_grads, want_grads)
+
+
+def scanned_by_hand(params, x, mix, depth=3):
+    def at(name, x):
+        return mix.blend(x) if mix.layer == name else x
+
+    for i in range(depth):
+        linear = jax.tree.map(lambda a, i=i: a[i], params["blocks"]["dense"]["linear"])
+        h = at(f"blocks.{i}.dense.linear", x @ linear["kernel"] + linear["bias"][None])
+        x = at(f"blocks.{i}.drop", at(f"blocks.{i}.dense", x + jnp.tanh(h)))
+    return x
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+    "layer", [f"blocks.{i}.{child}" for i in (0, 2) for child in ("dense", "dense.linear", "drop")]
+)
+def test_scanned_blocks_equal_unrolled_ones(layer, remat, drawn):
+    model, x = models.Scanned(remat=remat), data()
+    params = model.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x)["params"]
+    layers = ("input", "blocks.1.dense", layer)
+    mix = draw(jnp.int32(2) if drawn else layer, layers=layers)
+
+    @jax.jit
+    def ours(params, mix):
+        y = jax_mix.forward(model, x, mix, variables={"params": params}, rngs={"dropout": jax.random.key(1)})
+        return jnp.square(y).sum()
+
+    got, got_grads = jax.value_and_grad(ours)(params, mix)
+    want, want_grads = jax.value_and_grad(lambda p: jnp.square(scanned_by_hand(p, x, draw(layer))).sum())(params)
+    assert abs(want - jnp.square(scanned_by_hand(params, x, draw("nowhere"))).sum()) > 1e-3
+    assert_close(got, want, "another order of summation")
+    jax.tree.map(lambda a, b: assert_close(a, b, "another order of summation"), got_grads, want_grads)
+
+
+@pytest.mark.parametrize("layer", ["shared", "shared.linear", "saved", "saved.linear", "last"])
+def test_first_call_only_with_shared_and_rematerialised_layers(layer):
+    model, x = models.Lifted(), data()
+    variables = model.init(jax.random.key(0), x)
+    mix = draw(layer)
+
+    def call(name, x, first):
+        def at(path, x):
+            return mix.blend(x) if first and mix.layer == path else x
+
+        p = variables["params"][name]["linear"]
+        return at(name, x + jnp.tanh(at(f"{name}.linear", x @ p["kernel"] + p["bias"][None])))
+
+    want = call("shared", call("shared", x, True), False)
+    want = call("last", call("saved", call("saved", want, True), False), True)
+    twice = layer.startswith("shared")  # whether the rematerialised one was called before is not known while tracing
+    with pytest.warns(UserWarning, match="more than once") if twice else contextlib.nullcontext():
+        got = jax_mix.forward(model, x, mix, variables=variables)
+    assert_close(got, want, "another order of summation")
+
+
+def test_layers_are_chosen_by_path_glob_type_mark_or_automatically():
+    model, variables, x = resnet()
+
+    def chosen(layers, model=model, variables=variables, **kwargs):
+        return jax_mix.ManifoldMixup(1.0, layers=layers).bind(model, x, variables=variables, **kwargs).layers
+
+    call = {"train": True, "mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(0)}}
+    assert chosen("block_*", **call) == ("block_0", "block_1")
+    assert chosen("block_0/conv", **call) == ("block_0.conv",)
+    assert chosen(nn.Conv, **call) == ("stem", "block_0.conv", "block_1.conv")
+    assert chosen(None, **call) == ("block_0", "block_1")
+
+    scanned = models.Scanned(remat=True)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = jax.eval_shape(scanned.init, rngs, data())
+    method = jax_mix.ManifoldMixup(1.0).bind(scanned, data(), variables=variables, rngs={"dropout": jax.random.key(1)})
+    assert method.layers == ("blocks.0.dense", "blocks.1.dense", "blocks.2.dense")
+
+
+def test_further_intercept_methods_of_the_user_go_on_working():
+    model, variables, x = resnet()
+    seen = []
+
+    def intercept(next_fun, args, kwargs, context):
+        seen.append(context.module.name)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        jax_mix.forward(model, x, draw("stem"), variables=variables, train=False)
+    assert "stem" in seen
+    np.testing.assert_array_equal(
+        jax_mix.forward(model, x, None, variables=variables, train=False), model.apply(variables, x, train=False)
+    )

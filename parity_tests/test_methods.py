@@ -1,0 +1,116 @@
+"""What MixUp, ManifoldMixup and CutMix draw, and the conventions of their draws."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_mix
+
+SHAPE = (16, 8, 6, 3)
+METHODS = {
+    "mixup": jax_mix.MixUp(1.0),
+    "manifold": jax_mix.ManifoldMixup(1.0, layers=("a", "b")),
+    "cutmix": jax_mix.CutMix(1.0),
+    "mixup, paper": jax_mix.MixUp(1.0, per="batch", fold=False),
+    "manifold, paper": jax_mix.ManifoldMixup(1.0, layers=("a", "b"), per="batch", fold=False),
+    "cutmix, paper": jax_mix.CutMix(1.0, box="paper", probability=0.5),
+    "cutmix, per sample": jax_mix.CutMix(1.0, per="sample"),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_shapes_and_dtypes_of_a_draw(name):
+    mix = METHODS[name].sample(jax.random.key(0), SHAPE)
+    assert (mix.lam.shape, mix.lam.dtype) == ((16,), jnp.float32)
+    assert (mix.partner.shape, mix.partner.dtype) == ((16,), jnp.int32)
+    if "cutmix" in name:
+        assert mix.box.shape == ((16, 4) if "sample" in name else (4,))
+        assert mix.box.dtype == jnp.int32
+        assert mix.image_size == (8, 6)
+    else:
+        assert mix.box is None
+    if "manifold" in name:
+        assert (mix.layer.shape, mix.layer.dtype, mix.layers) == ((), jnp.int32, ("input", "a", "b"))
+        assert mix.layer_name in mix.layers
+    else:
+        assert mix.layer_name == "input"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_draw_in_and_out_of_jit_and_under_vmap(name):
+    method, key = METHODS[name], jax.random.key(3)
+    eager = method.sample(key, SHAPE)
+    jitted = jax.jit(lambda key: method.sample(key, SHAPE))(key)
+    batched = jax.vmap(lambda key: method.sample(key, SHAPE))(key[None])
+    assert jax.tree.structure(eager) == jax.tree.structure(jitted) == jax.tree.structure(batched)
+    for a, b, c in zip(*map(jax.tree.leaves, (eager, jitted, batched)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+        np.testing.assert_allclose(a, c[0], rtol=1e-6)
+
+
+def test_defaults_are_fastais():
+    lam = jax_mix.MixUp().sample(jax.random.key(0), (1000,)).lam
+    assert jax_mix.MixUp().alpha == jax_mix.ManifoldMixup().alpha == 0.4
+    assert jax_mix.CutMix().alpha == 1.0
+    assert lam.min() >= 0.5  # folded
+    assert len(np.unique(lam)) > 900  # one a sample
+    cut = jax_mix.CutMix().sample(jax.random.key(4), (1000, 32, 32, 1))
+    assert cut.box.shape == (4,)  # one a batch
+    unfolded = jax.vmap(lambda k: jax_mix.CutMix().sample(k, (1, 32, 32, 1)))(jax.random.split(jax.random.key(0), 200))
+    assert unfolded.lam.min() < 0.4
+
+
+def test_one_lambda_a_batch_unfolded():
+    keys = jax.random.split(jax.random.key(0), 200)
+    lam = jax.vmap(lambda key: METHODS["mixup, paper"].sample(key, (8,)))(keys).lam
+    assert (lam == lam[:, :1]).all()
+    assert lam.min() < 0.1
+
+
+def test_alpha_may_be_a_schedule():
+    def mean_lam(alpha):
+        return jax_mix.MixUp(alpha).sample(jax.random.key(0), (10_000,)).lam.mean()
+
+    means = jax.jit(jax.vmap(mean_lam))(jnp.array([0.1, 1.0, 10.0]))
+    assert means[0] > means[1] > means[2]
+    np.testing.assert_allclose(means[1], 0.75, atol=0.01)
+
+
+def test_methods_are_frozen_equal_by_value_and_static_arguments():
+    assert jax_mix.MixUp(0.4) == jax_mix.MixUp(0.4) != jax_mix.MixUp(0.5)
+    assert hash(jax_mix.CutMix(1.0)) == hash(jax_mix.CutMix(1.0))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        jax_mix.MixUp(0.4).alpha = 1.0
+    sample = jax.jit(lambda method, key: method.sample(key, (4,)), static_argnums=0)
+    assert sample(jax_mix.ManifoldMixup(1.0, layers=["a"]), jax.random.key(0)).layers == ("input", "a")
+
+
+def test_a_static_layer_stays_static_through_jit():
+    method = jax_mix.ManifoldMixup(1.0, layers=("a", "b"))
+    mix = jax.jit(lambda key: method.sample(key, (4,), layer="b"))(jax.random.key(0))
+    assert mix.layer == "b"
+    drawn = method.sample(jax.random.key(0), (4,))
+    np.testing.assert_array_equal(mix.lam, drawn.lam)  # fixing the layer changes nothing else
+    np.testing.assert_array_equal(mix.partner, drawn.partner)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_draw_is_data(name):
+    """It can be stacked, saved, scanned over and rebuilt."""
+    mixes = [METHODS[name].sample(jax.random.key(i), SHAPE) for i in range(3)]
+    stacked = jax.tree.map(lambda *a: jnp.stack(a), *mixes)
+    _, lams = jax.lax.scan(lambda carry, mix: (carry, mix.lam), None, stacked)
+    np.testing.assert_array_equal(lams[1], mixes[1].lam)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(mixes[0])]
+    assert paths[:2] == [".lam", ".partner"]
+
+
+def test_x64_changes_no_draw():
+    small = jax_mix.CutMix(1.0).sample(jax.random.key(0), SHAPE)
+    with jax.enable_x64(True):
+        large = jax_mix.CutMix(1.0).sample(jax.random.key(0), SHAPE)
+    assert large.lam.dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, small, large)
