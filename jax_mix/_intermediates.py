@@ -200,7 +200,7 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     found: dict[str, tuple[type, int | None, Any]] = {}
 
     def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any) -> Any:
-        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), output)
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
         found.setdefault(path, (type_, stacked, shapes))
         return output
 
@@ -511,7 +511,14 @@ def _run_linen(
         output, updates = model.apply(variables, x, *args, **kwargs)
     if mutable is False:
         return output
-    return output, {name: collection for name, collection in updates.items() if name != _CALLED}
+    return output, _without(updates, (_CALLED, _ITERATION))
+
+
+def _without(tree: Any, names: Collection[str]) -> Any:
+    """A nested dict without our own entries."""
+    if not hasattr(tree, "items"):
+        return tree
+    return {name: _without(child, names) for name, child in tree.items() if name not in names}
 
 
 def _nested(paths: Collection[str], value: Any) -> dict[str, Any]:

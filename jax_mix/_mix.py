@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mix import _sampling
-from jax_mix._checks import batch_size, is_concrete
+from jax_mix._checks import batch_size, is_concrete, shown
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -233,7 +233,14 @@ class Mix:
                 raise ValueError(f"box must be (y1, x1, y2, x2) inside the image of {size} pixels, got {box}.")
 
     def _check_batch(self, tree: Any, what: str) -> None:
+        if np.ndim(self.partner) != 1 or np.shape(self.lam) not in ((), np.shape(self.partner)):
+            raise ValueError(
+                "partner must be one int a sample, [batch], and lam as many floats or one for all; got shapes "
+                f"{np.shape(self.partner)} and {np.shape(self.lam)}."
+            )
         n = np.shape(self.partner)[0]
+        if is_concrete(self.partner) and np.any((np.asarray(self.partner) < 0) | (np.asarray(self.partner) >= n)):
+            raise ValueError(f"partner must be from 0 to {n - 1}, got {shown(np.asarray(self.partner).tolist())}.")
         if batch_size(tree, what) != n:
             raise ValueError(f"{what} must have the draw's batch size, {n}, got {batch_size(tree, what)}.")
 

@@ -53,6 +53,8 @@ CASES = {
     "another batch": (ValueError, "x must have the draw's batch size, 4, got 3", lambda: MIX.blend(X[:3])),
     "another batch, forward": (ValueError, "batch size, 4, got 3", lambda: jax_mix.forward(MLP, ROW[:3], MIX)),
     "another batch, labels": (ValueError, "batch size, 4, got 3", lambda: jax_mix.mixed_loss(lambda *_: np.ones(4), ROW, np.arange(3), MIX)),
+    "partner out of range": (ValueError, r"partner must be from 0 to 3, got \[1, 0, 3, 4\]", lambda: jax_mix.Mix(0.5, np.array([1, 0, 3, 4])).blend(X)),
+    "lam of another length": (ValueError, r"got shapes \(4,\) and \(3,\)", lambda: jax_mix.Mix(np.ones(3), MIX.partner).blend(X)),
     "no spatial axes": (ValueError, r"two spatial axes.*got shape \(4, 8\)", lambda: jax_mix.CutMix(1.0).sample(KEY, (4, 8))),
     "no spatial axes, cutmix": (ValueError, "CutMix needs two spatial axes", lambda: jax_mix.cutmix(KEY, ROW, Y)),
     "a box for other images": (ValueError, r"drawn for images of \(8, 8\) pixels, got x of \(4, 4\)", lambda: jax_mix.CutMix(1.0).sample(KEY, X.shape).blend(X[:, :4, :4])),

@@ -180,3 +180,30 @@ def test_further_intercept_methods_of_the_user_go_on_working():
     np.testing.assert_array_equal(
         jax_mix.forward(model, x, None, variables=variables, train=False), model.apply(variables, x, train=False)
     )
+
+
+def test_whatever_is_mutable_only_the_models_own_collections_come_back():
+    model, x = models.Lifted(), data()
+    variables = model.init(jax.random.key(0), x)
+    for mutable in (True, ["params"], ["batch_stats"]):
+        plain, want = model.apply(variables, x, mutable=mutable)
+        mixed, got = jax_mix.forward(model, x, draw("last"), variables=variables, mutable=mutable)
+        assert jax.tree.structure(got) == jax.tree.structure(want)
+        assert np.abs(mixed - plain).max() > 1e-3
+
+
+def test_a_branch_that_calls_a_layer():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x, flag):
+            layer = models.Dense(name="layer")
+            if self.is_initializing():
+                return layer(x)
+            return nn.cond(flag, lambda mdl, x: mdl(x), lambda mdl, x: x, layer, x)
+
+    model, x, mix = Model(), data(), draw("layer")
+    variables = model.init(jax.random.key(0), x, True)
+    inner = models.Dense().apply({"params": variables["params"]["layer"]}, x)
+    got = jax.jit(lambda flag: jax_mix.forward(model, x, mix, flag, variables=variables))
+    assert_close(got(True), mix.blend(inner), "another order of summation")
+    np.testing.assert_array_equal(got(False), x)

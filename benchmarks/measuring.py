@@ -1,0 +1,52 @@
+"""What the benchmarks share: timing alternatives side by side in one run, and a result file that says on what."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def side_by_side(alternatives: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each alternative, `rounds` times, taking turns so that all see the same machine; the first is warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
+    for i in range(rounds + 1):
+        for name, run in alternatives.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if i:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    quartiles = statistics.quantiles(seconds, n=4)
+    return {"median_s": quartiles[1], "first_quartile_s": quartiles[0], "third_quartile_s": quartiles[2], "n": len(seconds)}
+
+
+def save(name: str, results: dict[str, Any]) -> None:
+    """Write `results/NAME.DEVICE.json` with the hardware and the versions."""
+    device = jax.devices()[0]
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    kind = "cpu" if device.platform == "cpu" else device.device_kind.lower().replace(" ", "-")
+    document = {
+        "device": device.device_kind if device.platform != "cpu" else f"{cpu}, {jax.local_device_count()} device(s)",
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "numpy")},
+        **results,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.{kind}.json"
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    print(path.read_text())
