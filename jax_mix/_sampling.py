@@ -75,4 +75,8 @@ def boxes(key: Key[Array, ""], lam: Float[Array, ...], height: int, width: int, 
 def area_left(box: Int[Array, "... 4"], height: int, width: int) -> Float[Array, ...]:
     """The part of a height x width image outside `box`, float32: CutMix's lambda."""
     y1, x1, y2, x2 = (box[..., i] for i in range(4))
-    return 1 - ((y2 - y1) * (x2 - x1)).astype(jnp.float32) / jnp.float32(height * width)
+    area = ((y2 - y1) * (x2 - x1)).astype(jnp.float32)
+    # A divisor that is not one constant for all: XLA would multiply by its rounded reciprocal, and a box over the
+    # whole image would leave a little less than 0.
+    whole = jnp.where(area < 0, jnp.float32(1), jnp.float32(height * width))
+    return 1 - area / whole

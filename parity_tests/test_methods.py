@@ -114,3 +114,9 @@ def test_x64_changes_no_draw():
         large = jax_mix.CutMix(1.0).sample(jax.random.key(0), SHAPE)
     assert large.lam.dtype == jnp.float32
     jax.tree.map(np.testing.assert_array_equal, small, large)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_key_is_used_twice(name):
+    with jax.debug_key_reuse(True):
+        jax.jit(lambda key: METHODS[name].sample(key, SHAPE))(jax.random.key(0))

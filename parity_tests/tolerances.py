@@ -5,7 +5,6 @@ import numpy as np
 TOLERANCES = {
     # name: (relative, absolute), reason
     "cutmix batch": (0.0, 0.0),  # pixels are copied, never computed
-    "area left": (0.0, 1.2e-7),  # XLA's float32 division on CPU is within an ulp, not correctly rounded
     "rounded once to float16": (2**-11, 2**-24),  # half a unit of its 11 bits; subnormals below
     "rounded once to bfloat16": (2**-8, 1e-7),  # half a unit of its 8 bits, and the float32 blend's cancellation
     "same program": (1e-5, 1e-6),  # the same operations, fused differently by XLA around a branch
@@ -13,9 +12,9 @@ TOLERANCES = {
     "cutmix lambda": (0.0, 0.0),  # one division and one subtraction, each rounded once on both sides
     "box": (0.0, 0.0),  # whole pixels
     "recorded draw": (0.0, 0.0),  # the same numbers, only carried over
-    "logits float32": (1e-5, 1e-5),  # TODO
-    "loss of a model float32": (1e-5, 1e-5),  # TODO
-    "batch statistics": (1e-5, 1e-6),  # TODO
+    "logits float32": (0.0, 3e-6),  # ten layers of sums, which PyTorch and XLA take in different orders; logits below 4
+    "loss of a model float32": (2e-6, 2e-6),  # those logits' differences, carried through the loss
+    "batch statistics": (1e-6, 0.0),  # means of thousands of values, summed in different orders
     "loss float32": (1e-6, 0.0),  # a handful of float32 roundings in log-softmax and the blend
     "loss of large logits": (1e-6, 2e-6),  # where a class wins, the difference of two numbers near 16: one unit there
 }

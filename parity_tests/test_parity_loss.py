@@ -1,0 +1,119 @@
+"""`mixed_loss` against the loss that fastai's Learner computes under its own callbacks, on the same logits."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.losses import (
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    LabelSmoothingCrossEntropy,
+    LabelSmoothingCrossEntropyFlat,
+    MSELossFlat,
+)
+
+import jax_mix
+from parity_tests.tolerances import assert_close
+from torch_ref import models, recording
+
+CLASSES = 10
+METHODS = {"mixup": MixUp, "cutmix": CutMix}
+REDUCTIONS = {"none": lambda losses: losses, "mean": jnp.mean, "sum": jnp.sum}
+
+
+def smoothed(eps):
+    """fastai's `eps * mean(-log p) + (1 - eps) * -log p[y]` is cross-entropy against `optax.smooth_labels`."""
+
+    def loss_fn(logits, labels):
+        one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, eps))
+
+    return loss_fn
+
+
+LOSSES = {  # name: fastai's, ours
+    "cross-entropy": (CrossEntropyLossFlat, optax.softmax_cross_entropy_with_integer_labels),
+    "smoothing 0.1": (LabelSmoothingCrossEntropyFlat, smoothed(0.1)),
+    "smoothing 0.3": (lambda reduction: LabelSmoothingCrossEntropy(0.3, reduction=reduction), smoothed(0.3)),
+}
+
+
+def record(method, loss_func, y, n=32, alpha=1.0, seed=0, scale=1.0):
+    x = scale * np.random.default_rng(seed).normal(size=(n, 3, 8, 8)).astype(np.float32)
+    torch.manual_seed(seed)
+    model = models.Pooled(3, CLASSES)
+    return recording.run(METHODS[method](alpha), model, loss_func, x.astype(np.float32), y, seed=seed)
+
+
+def class_numbers(n=32, seed=0):
+    return np.random.default_rng(seed).integers(0, CLASSES, n)
+
+
+def one_hot(n=32, seed=0):
+    return np.eye(CLASSES, dtype=np.float32)[class_numbers(n, seed)]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("method", METHODS)
+def test_mixed_loss_of_class_numbers_equals_fastai(method, loss, reduction):
+    theirs, ours = LOSSES[loss]
+    y = class_numbers()
+    fastai = record(method, theirs(reduction=reduction), y)
+    losses = jax_mix.mixed_loss(ours, fastai.logits, y, fastai.mix())
+    assert_close(REDUCTIONS[reduction](losses), fastai.loss, "loss float32")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("seed", range(4))
+def test_over_seeds_alphas_and_large_logits(loss, seed):
+    theirs, ours = LOSSES[loss]
+    y = class_numbers(n=16 + seed, seed=seed)
+    alpha = (0.1, 0.4, 1.0, 8.0)[seed]
+    fastai = record("mixup", theirs(reduction="none"), y, len(y), alpha=alpha, seed=seed, scale=100)
+    losses = jax.jit(lambda mix, logits: jax_mix.mixed_loss(ours, logits, y, mix))(fastai.mix(), fastai.logits)
+    assert_close(losses, fastai.loss, "loss of large logits")
+
+
+FLOAT_LOSSES = {  # fastai mixes float targets and computes one loss
+    "cross-entropy": (torch.nn.CrossEntropyLoss, optax.softmax_cross_entropy),
+    "sigmoid": (BCEWithLogitsLossFlat, optax.sigmoid_binary_cross_entropy),
+    "squared error": (MSELossFlat, optax.squared_error),
+}
+
+
+@pytest.mark.parametrize("loss", FLOAT_LOSSES)
+@pytest.mark.parametrize("method", METHODS)
+def test_loss_of_mixed_one_hot_targets_equals_fastai(method, loss):
+    theirs, ours = FLOAT_LOSSES[loss]
+    y = one_hot()
+    fastai = record(method, theirs(reduction="none"), y)
+    losses = ours(jnp.asarray(fastai.logits), fastai.mix().targets(y))
+    assert_close(np.ravel(losses), np.ravel(fastai.loss), "loss float32")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_class_numbers_and_mixed_one_hot_targets_give_one_cross_entropy(method):
+    y = class_numbers()
+    fastai = record(method, CrossEntropyLossFlat(reduction="none"), y)
+    losses = optax.softmax_cross_entropy(jnp.asarray(fastai.logits), fastai.mix().targets(one_hot()))
+    assert_close(losses, fastai.loss, "loss float32")
+
+
+@pytest.mark.parametrize("wrong", ["partner's weight", "another partner", "other smoothing"])
+def test_the_comparison_fails_for_another_loss(wrong):
+    y = class_numbers()
+    fastai = record("mixup", LabelSmoothingCrossEntropyFlat(), y)
+    mix = fastai.mix()
+    other, eps = {
+        "partner's weight": (dataclasses.replace(mix, lam=1 - mix.lam), 0.1),
+        "another partner": (dataclasses.replace(mix, partner=np.roll(mix.partner, 1)), 0.1),
+        "other smoothing": (mix, 0.1 * CLASSES / (CLASSES - 1)),  # eps spread over the other classes only
+    }[wrong]
+    with pytest.raises(AssertionError):
+        assert_close(jax_mix.mixed_loss(smoothed(eps), fastai.logits, y, other).mean(), fastai.loss, "loss float32")
