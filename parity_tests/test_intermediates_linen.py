@@ -207,3 +207,30 @@ def test_a_branch_that_calls_a_layer():
     got = jax.jit(lambda flag: jax_mix.forward(model, x, mix, flag, variables=variables))
     assert_close(got(True), mix.blend(inner), "another order of summation")
     np.testing.assert_array_equal(got(False), x)
+
+
+@pytest.mark.parametrize("iteration", [0, 2])
+def test_a_layer_called_twice_in_a_scan_is_mixed_at_its_first_call_of_the_iteration(iteration):
+    class Body(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            shared = models.Dense(name="shared")
+            return shared(shared(x)), None
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            scan = nn.scan(Body, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+            return scan(name="blocks")(x, None)[0]
+
+    model, x, mix = Model(), data(), draw(f"blocks.{iteration}.shared")
+    variables = model.init(jax.random.key(0), x)
+    want = x
+    for i in range(3):
+        p = jax.tree.map(lambda a, i=i: a[i], variables["params"]["blocks"]["shared"]["linear"])
+        for call in range(2):
+            want = want + jnp.tanh(want @ p["kernel"] + p["bias"][None])
+            want = mix.blend(want) if (i, call) == (iteration, 0) else want
+    with pytest.warns(UserWarning, match="more than once"):
+        got = jax_mix.forward(model, x, mix, variables=variables)
+    assert_close(got, want, "another order of summation")

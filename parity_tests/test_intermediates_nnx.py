@@ -477,3 +477,20 @@ def test_no_tracer_outlives_the_forward_pass():
     model, x = models.Remat(nnx.Rngs(0)), data()
     with jax.checking_leaks():
         nnx.jit(lambda model, mix: jax_mix.forward(model, x, mix))(model, draw("two.linear"))
+
+
+@pytest.mark.parametrize("iteration", [0, 2])
+def test_a_layer_called_twice_in_a_scan_is_mixed_at_its_first_call_of_the_iteration(iteration):
+    class Model(models.Scanned):
+        def __call__(self, x):
+            twice = nnx.scan(lambda x, block: block(block(x)), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+            return twice(x, self.blocks)
+
+    model, x, mix = Model(nnx.Rngs(0)), data(), draw(f"blocks.{iteration}")
+    want = x
+    for i, block in enumerate(models.Unrolled(model).blocks):
+        want = mix.blend(block(want)) if i == iteration else block(want)
+        want = block(want)
+    with pytest.warns(UserWarning, match="more than once"):
+        got = jax_mix.forward(model, x, mix)
+    assert_close(got, want, "another order of summation")
