@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def side_by_side(alternatives: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each alternative, `rounds` times, taking turns so that all see the same machine; the first is warm-up."""
+    """Seconds of each alternative, `rounds` times after one to warm up; they take turns, to see the same machine."""
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for i in range(rounds + 1):
         for name, run in alternatives.items():
@@ -30,14 +30,15 @@ def side_by_side(alternatives: dict[str, Callable[[], Any]], *, rounds: int) -> 
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
-    quartiles = statistics.quantiles(seconds, n=4)
-    return {"median_s": quartiles[1], "first_quartile_s": quartiles[0], "third_quartile_s": quartiles[2], "n": len(seconds)}
+    first, median, third = statistics.quantiles(seconds, n=4)
+    return {"median_s": median, "first_quartile_s": first, "third_quartile_s": third, "n": len(seconds)}
 
 
 def save(name: str, results: dict[str, Any]) -> None:
     """Write `results/NAME.DEVICE.json` with the hardware and the versions."""
     device = jax.devices()[0]
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), platform.processor())
     kind = "cpu" if device.platform == "cpu" else device.device_kind.lower().replace(" ", "-")
     document = {
         "device": device.device_kind if device.platform != "cpu" else f"{cpu}, {jax.local_device_count()} device(s)",

@@ -1,6 +1,6 @@
 """Draw docs/methods.png: two photographs that scikit-learn ships, mixed by each method with the draw written beside.
 
-    python -m docs.pictures
+python -m docs.pictures
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax_mix
 from training.models import PreActResNet
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 SIZE = 192
 
