@@ -1,5 +1,8 @@
 """`forward` and `list_layers` on NNX models, against the same computation written out by hand."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -494,3 +497,18 @@ def test_a_layer_called_twice_in_a_scan_is_mixed_at_its_first_call_of_the_iterat
     with pytest.warns(UserWarning, match="more than once"):
         got = jax_mix.forward(model, x, mix)
     assert_close(got, want, "another order of summation")
+
+
+def test_no_compilation_cache_keeps_the_draw():
+    model, x = models.Remat(nnx.Rngs(0)), data()
+    kept = []
+
+    @nnx.jit
+    def step(model, x):
+        mix = jax_mix.ManifoldMixup(1.0, layers=("one.linear", "two.linear")).sample(jax.random.key(0), x.shape)
+        kept.append(weakref.ref(mix))
+        return jax_mix.forward(model, x, mix)
+
+    step(model, x)
+    gc.collect()
+    assert kept[0]() is None

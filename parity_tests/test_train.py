@@ -1,0 +1,259 @@
+"""train.py from end to end: every method runs, equal seeds give equal bits, and bad input is told in one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.export
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jax_mix
+import train
+from training import data
+from training.models import PreActResNet
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    data.load("digits", str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    return data.load("digits", data_dir)
+
+
+@pytest.fixture(scope="module")
+def first_run(data_dir, tmp_path_factory):
+    """A short run of the defaults: its folder, model and metrics."""
+    out = tmp_path_factory.mktemp("runs")
+    return out, *train.run(train.Config(data_dir=data_dir, out=str(out), name="first", epochs=6, width=4))
+
+
+def test_the_defaults_learn(first_run):
+    _, _, metrics = first_run
+    assert metrics["accuracy"] > 0.8
+    assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"]
+
+
+def test_a_run_leaves_its_four_files(first_run):
+    out, _, metrics = first_run
+    names = sorted(path.name for path in (out / "first").iterdir())
+    assert names == ["config.json", "learning_curve.png", "metrics.json", "mixed_batch.png"]
+    assert json.loads((out / "first" / "metrics.json").read_text()) == metrics
+    assert [record["epoch"] for record in metrics["history"]] == [1, 2, 3, 4, 5, 6]
+    assert {name: metrics["history"][-1][name] for name in ("accuracy", "nll", "ece")}.items() <= metrics.items()
+    config = json.loads((out / "first" / "config.json").read_text())
+    assert (config["alpha"], config["layers"], config["epochs"]) == (0.4, ["stem", "layer1", "layer2"], 6)
+
+
+def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
+    out, model, metrics = first_run
+    config = json.loads((out / "first" / "config.json").read_text())
+    config.update(out=str(tmp_path), layers=tuple(config["layers"]))
+    again, metrics_again = train.run(train.Config(**config))
+    assert metrics_again == metrics
+    leaves, leaves_again = (jax.tree.leaves(nnx.to_pure_dict(nnx.state(m))) for m in (model, again))
+    assert len(leaves) == len(leaves_again) > 20
+    assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(leaves, leaves_again, strict=True))
+    assert (tmp_path / "first" / "metrics.json").read_bytes() == (out / "first" / "metrics.json").read_bytes()
+
+
+SHORT = ["--epochs", "1", "--width", "4", "--batch-size", "256"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mix", "none"], {"alpha": None, "layers": None}),
+        (["--mix", "mixup"], {"alpha": 0.4, "layers": None}),
+        (["--mix", "cutmix"], {"alpha": 1.0, "layers": None}),
+        (
+            ["--mix", "manifold", "--alpha", "2", "--layers", "layer*"],
+            {"alpha": 2.0, "layers": ["layer1", "layer2", "layer3"]},
+        ),
+    ],
+    ids=lambda value: value[1] if isinstance(value, list) else "",
+)
+def test_each_method_runs(arguments, expected, data_dir, tmp_path, capsys):
+    assert train.main([*SHORT, *arguments, "--data-dir", data_dir, "--out", str(tmp_path), "--seed", "7"]) == 0
+    folder = tmp_path / f"digits-{arguments[1]}-7"
+    config = json.loads((folder / "config.json").read_text())
+    assert expected.items() <= config.items()
+    assert np.isfinite(json.loads((folder / "metrics.json").read_text())["nll"])
+    output = capsys.readouterr().out
+    assert "1437 training and 360 test images of 8x8x1, 10 classes" in output
+    assert "test accuracy" in output
+    assert str(folder) in output
+
+
+BAD_INPUT = {
+    "alpha 0": (["--alpha", "0"], ["--alpha", "positive", "0.0", "--mix none"]),
+    "alpha negative": (["--alpha", "-0.4", "--mix", "cutmix"], ["--alpha", "positive", "-0.4"]),
+    "alpha nan": (["--alpha", "nan"], ["--alpha", "finite", "nan"]),
+    "alpha infinite": (["--alpha", "inf"], ["--alpha", "finite", "inf"]),
+    "alpha without mixing": (["--mix", "none", "--alpha", "1"], ["--alpha is 1.0", "--mix none"]),
+    "layers without manifold": (["--mix", "cutmix", "--layers", "stem"], ["--layers", "--mix manifold", "cutmix"]),
+    "layer unknown": (
+        ["--layers", "stem", "layr1", "--width", "4"],
+        ["--layers", "'layr1'", "did you mean 'layer1'", "'stem'"],
+    ),
+    "epochs 0": (["--epochs", "0"], ["--epochs", "at least 1", "0"]),
+    "batch size 0": (["--batch-size", "0"], ["--batch-size", "at least 1", "0"]),
+    "batch size above the set": (["--batch-size", "1438"], ["--batch-size", "at most 1437", "1438"]),
+    "width 0": (["--width", "0"], ["--width", "at least 1"]),
+    "learning rate 0": (["--learning-rate", "0"], ["--learning-rate", "positive", "0.0"]),
+    "weight decay negative": (["--weight-decay", "-1"], ["--weight-decay", "0 or positive", "-1.0"]),
+    "seed negative": (["--seed", "-1"], ["--seed", "from 0 to 4294967295", "-1"]),
+    "data set misspelt": (["--dataset", "fashion_mnst"], ["--dataset 'fashion_mnst'", "did you mean 'fashion_mnist'"]),
+    "data set not a name": (["--dataset", "../digits"], ["--dataset '../digits'", "neither known to TFDS nor in"]),
+    "data set not there": (
+        ["--dataset", "cifar10"],
+        ["--dataset cifar10 is not prepared in", "--data-dir", "tfds build cifar10 --file_format=array_record"],
+    ),
+    "learning rate too high": (
+        ["--learning-rate", "1e30", *SHORT],
+        ["the loss is nan in epoch 1", "lower --learning-rate"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
+    arguments, fragments = BAD_INPUT[case]
+    assert train.main(["--data-dir", data_dir, "--out", str(tmp_path / "runs"), *arguments]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("train.py: ")
+    assert all(fragment in told for fragment in fragments), told
+    assert not (tmp_path / "runs").exists()  # nothing is left behind
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_data_is_read(data_dir, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(data, "load", lambda *_: pytest.fail("the data was read"))
+    assert train.main(["--data-dir", data_dir, "--out", str(tmp_path / "file")]) == 2
+    assert "--out: cannot write to the folder" in capsys.readouterr().err
+
+
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train.main(["--data-dir", str(tmp_path / "file"), "--out", str(tmp_path)]) == 2
+    assert "--data-dir: cannot prepare the digits" in capsys.readouterr().err
+
+
+def test_a_data_set_is_looked_for_without_the_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    assert train.main(["--dataset", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "cifar10 is not prepared" in capsys.readouterr().err
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        train.main(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in train.Config.__dataclass_fields__:
+        flag = f"--{field.replace('_', '-')} "
+        assert flag in text
+        assert not text.split(flag)[1].split(" ", 1)[1].startswith("(default"), f"{flag} has no help"
+    assert "handwritten digits with Manifold Mixup" in text
+
+
+def test_importing_brings_in_no_other_framework():
+    code = "import sys, train; print([m for m in ('torch', 'tensorflow', 'fastai') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_schedule_is_fastais_one_cycle():
+    """combined_cos(0.25, lr/25, lr, lr/1e5), fastai's fit_one_cycle, written out; seen through a weight's updates."""
+
+    def cosine(start, end, share):
+        return end + (start - end) / 2 * (1 + np.cos(np.pi * share))
+
+    class Scalar(nnx.Module):
+        def __init__(self):
+            self.weight = nnx.Param(np.float32(0))
+
+    config = train.Config(learning_rate=0.1, weight_decay=0)
+    model, steps = Scalar(), 40
+    optimizer = train.make_optimizer(config, model, steps)
+    moved, momentum = [], 0.0
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(steps):
+            before = float(model.weight[...])
+            optimizer.update(model, jax.tree.map(np.ones_like, nnx.state(model, nnx.Param)))
+            momentum = 0.9 * momentum + 1
+            moved.append(
+                (before - float(model.weight[...])) / (1 + 0.9 * momentum)
+            )  # Nesterov's step of a gradient of 1
+    rise, fall = np.arange(10) / 10, np.arange(30) / 30
+    expected = np.concatenate([cosine(0.1 / 25, 0.1, rise), cosine(0.1, 0.1 / 1e5, fall)])
+    np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_norms_and_biases_are_not_decayed(digits):
+    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer = train.make_optimizer(train.Config(weight_decay=1.0), model, 10)
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer.update(model, jax.tree.map(np.zeros_like, nnx.state(model, nnx.Param)))
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    for (path, a), (_, b) in zip(*map(jax.tree_util.tree_leaves_with_path, (before, after)), strict=True):
+        assert np.array_equal(a, b) == (a.ndim == 1), jax.tree_util.keystr(path)
+
+
+METHODS = {
+    "none": None,
+    "mixup": jax_mix.MixUp(),
+    "manifold": jax_mix.ManifoldMixup(layers=("stem", "layer1", "layer2")),
+    "cutmix": jax_mix.CutMix(),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_step_exports_for_cpu_gpu_and_tpu(name, digits):
+    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
+    optimizer = train.make_optimizer(train.Config(), model, 10)
+    graphdef, state = nnx.split((model, optimizer))
+
+    def step(state, key, dataset, index):
+        model, optimizer = nnx.merge(graphdef, state)
+        loss = train.train_step(model, optimizer, key, dataset, index, METHODS[name])
+        return nnx.state((model, optimizer)), loss
+
+    arguments = state, jax.random.key(0), digits, np.arange(16, dtype=np.int32)
+    exported = jax.export.export(jax.jit(step), platforms=["cpu", "cuda", "tpu"])(*arguments)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    new_state, loss = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    assert (loss.shape, loss.dtype) == ((), np.float32)
+    assert [a.shape for a in jax.tree.leaves(new_state)] == [a.shape for a in jax.tree.leaves(state)]
+
+
+def test_the_step_is_the_formula(digits):
+    """One step's loss against the library's parts put together by hand; and the model moves."""
+    method = METHODS["mixup"]
+    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
+    copy = nnx.clone(model)
+    optimizer = train.make_optimizer(train.Config(), model, 10)
+    index = np.arange(16, dtype=np.int32)
+    loss = train.train_step(model, optimizer, jax.random.key(3), digits, index, method)
+
+    shift_key, key = jax.random.split(jax.random.key(3))
+    image = digits.normalize(data.random_shift(shift_key, digits.train.image[:16]))
+    mix = method.sample(key, image.shape)
+    target = mix.targets(jax.nn.one_hot(digits.train.label[:16], 10))
+    logits = nnx.jit(lambda model, image: model(image))(copy, mix.blend(image))
+    expected = optax.softmax_cross_entropy(logits, target).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert not np.array_equal(model.stem.kernel[...], copy.stem.kernel[...])
+    np.testing.assert_allclose(model.norm.mean[...], copy.norm.mean[...], rtol=1e-4)  # BatchNorm saw the mixed batch
+    assert not np.array_equal(model.norm.mean[...], np.zeros(16))

@@ -1,0 +1,1 @@
+"""What train.py is made of: data, models, evaluation, plots and files."""

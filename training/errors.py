@@ -1,0 +1,11 @@
+"""Errors that are the user's to mend, told in one sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """Something given on the command line cannot be used; the message says what, and what is allowed."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
