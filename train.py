@@ -42,6 +42,8 @@ xent = optax.softmax_cross_entropy_with_integer_labels
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """What a run depends on. The comments are what --help says."""
+
     mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
     alpha: float | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
     layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: stem layer1 layer2; globs too
@@ -64,15 +66,12 @@ class Config:
         require(0 <= self.seed < 2**32, f"--seed must be from 0 to {2**32 - 1}, got {self.seed}.")
         require(0 < rate < math.inf, f"--learning-rate must be positive and finite, got {rate}.")
         require(0 <= decay < math.inf, f"--weight-decay must be 0 or positive, and finite, got {decay}.")
+        require(alpha is None or mixing != "none", f"--alpha is {alpha}, but --mix none draws no lambda: drop one.")
         require(
-            alpha is None or mixing != "none", f"--alpha is {alpha}, but --mix none draws no lambda: drop one of them."
+            alpha is None or 0 < alpha < math.inf, f"--alpha must be positive and finite, got {alpha}; or --mix none."
         )
-        if alpha is not None:
-            require(
-                0 < alpha < math.inf, f"--alpha must be positive and finite, got {alpha}; not to mix is --mix none."
-            )
-        if self.layers is not None:
-            require(mixing == "manifold", f"--layers is only for --mix manifold, got --mix {mixing}: drop one of them.")
+        given = self.layers is not None
+        require(not given or mixing == "manifold", f"--layers is only for --mix manifold, got --mix {mixing}.")
 
 
 def make_method(config: Config, model: nnx.Module, dataset: data.Dataset) -> Method | None:
@@ -96,12 +95,13 @@ def make_method(config: Config, model: nnx.Module, dataset: data.Dataset) -> Met
 
 def make_optimizer(config: Config, model: nnx.Module, steps: int) -> nnx.Optimizer:
     """SGD with Nesterov's momentum on fastai's one-cycle schedule: a quarter up from 1/25, down to 1/100,000."""
-    schedule = optax.schedules.cosine_onecycle_schedule(
-        steps, config.learning_rate, pct_start=0.25, div_factor=25, final_div_factor=1e5 / 25
-    )
-    decay = optax.add_decayed_weights(
-        config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-    )
+    one_cycle = optax.schedules.cosine_onecycle_schedule
+    schedule = one_cycle(steps, config.learning_rate, pct_start=0.25, div_factor=25, final_div_factor=1e5 / 25)
+
+    def decayed(params: Any) -> Any:
+        return jax.tree.map(lambda p: p.ndim > 1, params)  # kernels, not BatchNorm's scales nor biases
+
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
     sgd = optax.sgd(schedule, momentum=0.9, nesterov=True)
     return nnx.Optimizer(model, optax.chain(decay, sgd), wrt=nnx.Param)
 
@@ -161,10 +161,7 @@ def train(config: Config, dataset: data.Dataset) -> tuple[nnx.Module, Method | N
                 losses.append(train_step(model, optimizer, key, dataset, index, method))
                 bar.update()
             loss = float(np.mean(jax.device_get(losses)))
-            require(
-                math.isfinite(loss),
-                f"the loss is {loss} in epoch {epoch}: lower --learning-rate {config.learning_rate}.",
-            )
+            require(math.isfinite(loss), f"--learning-rate {config.learning_rate} is too high: the loss became {loss}.")
             history.append({"epoch": epoch, "loss": loss, **evaluate(model, dataset)})
             bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{history[-1]['accuracy']:.2%}")
     return model, method, history

@@ -122,7 +122,7 @@ BAD_INPUT = {
     ),
     "learning rate too high": (
         ["--learning-rate", "1e30", *SHORT],
-        ["the loss is nan in epoch 1", "lower --learning-rate"],
+        ["--learning-rate 1e+30 is too high", "the loss became nan"],
     ),
 }
 

@@ -39,6 +39,11 @@ def test_ece_by_hand():
     assert float(evaluation.ece(logits, label, bins=1)) == pytest.approx(0.75 - 0.25, rel=1e-5)
 
 
+def test_ece_counts_a_confidence_between_two_intervals_in_the_lower():
+    logits = jnp.array([[0.0, 0.0], [np.log(9.0), 0.0]])  # confidences 0.5, wrong, and 0.9, right
+    assert float(evaluation.ece(logits, jnp.array([1, 0]), bins=2)) == pytest.approx(0.5 * 0.5 + 0.5 * 0.1, rel=1e-5)
+
+
 def test_ece_is_guos(predictions):
     """Against a loop over the intervals (k/15, (k+1)/15] in float64."""
     logits, label = map(np.asarray, predictions)

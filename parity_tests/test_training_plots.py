@@ -19,18 +19,21 @@ LABEL = np.array([0, 1, 2, 1, 0])
 
 
 @pytest.fixture
-def texts(monkeypatch):
-    """What is written in the picture that is saved."""
-    found = []
+def figures(monkeypatch):
+    """The figures that were saved."""
+    saved = []
     savefig = Figure.savefig
 
     def spy(figure, *args, **kwargs):
-        found.append(figure.get_suptitle())
-        found.extend(text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()))
+        saved.append(figure)
         savefig(figure, *args, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", spy)
-    return found
+    return saved
+
+
+def texts(figure):
+    return [figure.get_suptitle(), *(text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()))]
 
 
 def check_png(path):
@@ -67,18 +70,29 @@ def check_png(path):
     ],
     ids=["none", "mixup", "manifold", "cutmix", "a box each"],
 )
-def test_a_mixed_batch_is_drawn_with_its_draw(mix, expected, texts, tmp_path):
+def test_a_mixed_batch_is_drawn_with_its_draw(mix, expected, figures, tmp_path):
     plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE, LABEL, NAMES, mix)
     check_png(tmp_path / "batch.png")
-    assert set(expected) <= set(texts), texts
+    assert set(expected) <= set(texts(figures[0])), texts(figures[0])
 
 
-def test_a_sampled_manifold_draw_and_gray_images_can_be_drawn(texts, tmp_path):
+def test_the_rows_are_image_partner_and_mix(figures, tmp_path):
+    mix = jax_mix.Mix(jnp.array([0.75, 1, 0.5, 0.5, 0.5]), jnp.array([2, 0, 1, 4, 3]))
+    plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE, LABEL, NAMES, mix, limit=3)
+    shown = np.stack([axes.images[0].get_array() for axes in figures[0].axes]).reshape(3, 3, 8, 8, 3)
+    pixels = IMAGE.astype(np.float64) / IMAGE.max()
+    lam = np.array([0.75, 1, 0.5]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(shown[0], pixels[:3], rtol=1e-6)
+    np.testing.assert_allclose(shown[1], pixels[[2, 0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(shown[2], lam * pixels[:3] + (1 - lam) * pixels[[2, 0, 1]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_sampled_manifold_draw_and_gray_images_can_be_drawn(figures, tmp_path):
     method = jax_mix.ManifoldMixup(0.4, layers=("stem",), use_input=False)
     mix = method.sample(jax.random.key(0), (5, 8, 8, 1))
     plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE[..., :1], LABEL, NAMES, mix, limit=2)
     check_png(tmp_path / "batch.png")
-    assert "hidden layer 'stem'" in texts[0]
+    assert "hidden layer 'stem'" in figures[0].get_suptitle()
 
 
 def test_a_learning_curve_of_one_epoch_can_be_drawn(tmp_path):

@@ -56,9 +56,8 @@ def predict(model: Any, data: Dataset, *, batch_size: int = 500) -> Float[Array,
     """The model's logits for all test images, float32 `[n, classes]`, in the model's present mode."""
     n = len(data.test.label)
     batch_size = min(batch_size, n)
-    index: Any = np.pad(
-        np.arange(n), (0, -n % batch_size), mode="edge"
-    )  # fill the last batch: one shape, one compilation
+    # The last batch is filled up, and the filling cut off: one shape, one compilation.
+    index: Any = np.pad(np.arange(n), (0, -n % batch_size), mode="edge")
     logits = [_logits(model, data, batch) for batch in index.reshape(-1, batch_size)]
     return jnp.concatenate(logits)[:n]
 
