@@ -53,7 +53,7 @@ def test_a_run_leaves_its_four_files(first_run):
     assert [record["epoch"] for record in metrics["history"]] == [1, 2, 3, 4, 5, 6]
     assert {name: metrics["history"][-1][name] for name in ("accuracy", "nll", "ece")}.items() <= metrics.items()
     config = json.loads((out / "first" / "config.json").read_text())
-    assert (config["alpha"], config["layers"], config["epochs"]) == (0.4, ["stem", "layer1", "layer2"], 6)
+    assert (config["alpha"], config["layers"], config["epochs"]) == (0.4, ["layer1", "layer2"], 6)
 
 
 def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
@@ -214,7 +214,7 @@ def test_norms_and_biases_are_not_decayed(digits):
 METHODS = {
     "none": None,
     "mixup": jax_mix.MixUp(),
-    "manifold": jax_mix.ManifoldMixup(layers=("stem", "layer1", "layer2")),
+    "manifold": jax_mix.ManifoldMixup(layers=("layer1", "layer2")),
     "cutmix": jax_mix.CutMix(),
 }
 
