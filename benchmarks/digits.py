@@ -33,7 +33,7 @@ def main() -> None:
     save(
         "digits",
         {
-            "what": f"python train.py --mix MIX --seed SEED, seeds {SEEDS}; mean and standard deviation; s: seconds of the command",
+            "what": f"python train.py --mix MIX --seed SEED, seeds {SEEDS}; s: seconds of the command",
             "results": {
                 mix: {
                     name: {

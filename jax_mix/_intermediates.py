@@ -229,7 +229,7 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     return tuple(layers)
 
 
-def choose(found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
+def choose(model: Any, found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
     """The names among `found` that paths, globs and types select, in running order; None chooses as ManifoldMixupV2."""
     if wanted is None:
         chosen = _choose_automatically(found)
@@ -246,7 +246,8 @@ def choose(found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> t
             else:
                 hits = {l.name for l in found if _glob(want).fullmatch(l.name)}
                 if not hits and want != INPUT:
-                    raise ValueError(f"layers has {want!r}, which never runs: {suggest(want, [l.name for l in found])}")
+                    why = "never runs" if want in _module_paths(model) else "is not in the model"
+                    raise ValueError(f"layers has {want!r}, which {why}: {suggest(want, [l.name for l in found])}")
             chosen |= hits
     return tuple(l.name for l in found if l.name in chosen)
 

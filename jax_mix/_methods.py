@@ -167,7 +167,7 @@ class ManifoldMixup(_Method):
         ('layers.0', 'layers.2')
         """
         found = _intermediates.list_layers(model, *args, variables=variables, **kwargs)
-        return dataclasses.replace(self, layers=_intermediates.choose(found, self.layers))
+        return dataclasses.replace(self, layers=_intermediates.choose(model, found, self.layers))
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int], *, layer: str | None = None) -> Mix:
         """Draw one batch's lambdas, partners and layer.
