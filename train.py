@@ -25,11 +25,12 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 import jax_mix
-from training import data, plots
+from training import data, optimizers, plots
 from training.errors import UserError, require
 from training.evaluation import evaluate
 from training.files import check_writable, write_json
 from training.models import PreActResNet
+from training.optimizers import OptimizerName, ScheduleName
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -51,7 +52,9 @@ class Config:
     data_dir: str | None = None  # TFDS's folder; None: TFDS_DATA_DIR or ~/tensorflow_datasets
     epochs: int = 20  # passes over the training images
     batch_size: int = 64  # images in a step
-    learning_rate: float = 0.1  # the peak of the one-cycle schedule
+    optimizer: OptimizerName = "sgd"  # sgd and adam add weight decay to the gradient, adamw to the step
+    schedule: ScheduleName = "one_cycle"  # of learning rate and momentum
+    learning_rate: float = 0.1  # the peak of the schedule
     weight_decay: float = 5e-4  # of convolutions and the head; none for BatchNorm and biases
     width: int = 16  # channels of the network's first stage
     seed: int = 0  # of everything random: the same seed on the same machine gives the same numbers
@@ -94,16 +97,10 @@ def make_method(config: Config, model: nnx.Module, dataset: data.Dataset) -> Met
 
 
 def make_optimizer(config: Config, model: nnx.Module, steps: int) -> nnx.Optimizer:
-    """SGD with Nesterov's momentum on fastai's one-cycle schedule: a quarter up from 1/25, down to 1/100,000."""
-    one_cycle = optax.schedules.cosine_onecycle_schedule
-    schedule = one_cycle(steps, config.learning_rate, pct_start=0.25, div_factor=25, final_div_factor=1e5 / 25)
-
-    def decayed(params: Any) -> Any:
-        return jax.tree.map(lambda p: p.ndim > 1, params)  # kernels, not BatchNorm's scales nor biases
-
-    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
-    sgd = optax.sgd(schedule, momentum=0.9, nesterov=True)
-    return nnx.Optimizer(model, optax.chain(decay, sgd), wrt=nnx.Param)
+    """The optimizer and schedule that `config` names, for a run of `steps`."""
+    rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+    transformation = optimizers.make(config.optimizer, config.schedule, steps=steps, **rates)
+    return nnx.Optimizer(model, transformation, wrt=nnx.Param)
 
 
 @nnx.jit(static_argnames="method")
@@ -118,9 +115,18 @@ def train_step(
     """One step on the training images `index`: updates model and optimizer, returns the loss, float32 `[]`."""
     shift_key, key = jax.random.split(key)
     image = dataset.normalize(data.random_shift(shift_key, dataset.train.image[index]))
-    label = dataset.train.label[index]
-
     mix = method.sample(key, image.shape) if method else None  # 1. draw
+    return update(model, optimizer, image, dataset.train.label[index], mix)
+
+
+def update(
+    model: nnx.Module,
+    optimizer: nnx.Optimizer,
+    image: Float[Array, "batch height width channels"],
+    label: Int[Array, " batch"],
+    mix: jax_mix.Mix | None,
+) -> Float[Array, ""]:
+    """One step on one batch with its draw; what is compared with fastai's, draw by draw."""
 
     def loss_fn(model: nnx.Module) -> Float[Array, ""]:
         logits = jax_mix.forward(model, image, mix)  # 2. mix
@@ -128,7 +134,7 @@ def train_step(
         return losses.mean()
 
     loss, grads = nnx.value_and_grad(loss_fn)(model)
-    with jax.numpy_dtype_promotion("standard"):  # optax's schedules do not run under strict promotion
+    with jax.numpy_dtype_promotion("standard"):  # optax does not run under strict promotion
         optimizer.update(model, grads)
     return loss
 

@@ -173,44 +173,6 @@ def test_importing_brings_in_no_other_framework():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_schedule_is_fastais_one_cycle():
-    """combined_cos(0.25, lr/25, lr, lr/1e5), fastai's fit_one_cycle, written out; seen through a weight's updates."""
-
-    def cosine(start, end, share):
-        return end + (start - end) / 2 * (1 + np.cos(np.pi * share))
-
-    class Scalar(nnx.Module):
-        def __init__(self):
-            self.weight = nnx.Param(np.float32(0))
-
-    config = train.Config(learning_rate=0.1, weight_decay=0)
-    model, steps = Scalar(), 40
-    optimizer = train.make_optimizer(config, model, steps)
-    moved, momentum = [], 0.0
-    with jax.numpy_dtype_promotion("standard"):
-        for _ in range(steps):
-            before = float(model.weight[...])
-            optimizer.update(model, jax.tree.map(np.ones_like, nnx.state(model, nnx.Param)))
-            momentum = 0.9 * momentum + 1
-            moved.append(
-                (before - float(model.weight[...])) / (1 + 0.9 * momentum)
-            )  # Nesterov's step of a gradient of 1
-    rise, fall = np.arange(10) / 10, np.arange(30) / 30
-    expected = np.concatenate([cosine(0.1 / 25, 0.1, rise), cosine(0.1, 0.1 / 1e5, fall)])
-    np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-6)
-
-
-def test_norms_and_biases_are_not_decayed(digits):
-    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
-    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    optimizer = train.make_optimizer(train.Config(weight_decay=1.0), model, 10)
-    with jax.numpy_dtype_promotion("standard"):
-        optimizer.update(model, jax.tree.map(np.zeros_like, nnx.state(model, nnx.Param)))
-    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    for (path, a), (_, b) in zip(*map(jax.tree_util.tree_leaves_with_path, (before, after)), strict=True):
-        assert np.array_equal(a, b) == (a.ndim == 1), jax.tree_util.keystr(path)
-
-
 METHODS = {
     "none": None,
     "mixup": jax_mix.MixUp(),

@@ -17,6 +17,8 @@ TOLERANCES = {
     "batch statistics": (1e-6, 0.0),  # means of thousands of values, summed in different orders
     "loss float32": (1e-6, 0.0),  # a handful of float32 roundings in log-softmax and the blend
     "loss of large logits": (1e-6, 2e-6),  # where a class wins, the difference of two numbers near 16: one unit there
+    "schedule": (1e-13, 0.0),  # a cosine and three operations in float64
+    "optimizer float64": (1e-12, 1e-14),  # 30 steps, each a few roundings in other orders
 }
 
 

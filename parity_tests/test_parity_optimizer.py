@@ -1,0 +1,131 @@
+"""Optimizers and schedules against fastai's own: each on a linear model, step by step, in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from fastai.basics import SGD, Adam, Callback, DataLoader, DataLoaders, Learner, TrainEvalCallback
+from fastai.callback import schedule as fastai_schedule
+from flax import nnx
+
+import train
+from parity_tests.tolerances import assert_close
+from training import optimizers
+
+STEPS, RATE, DECAY = 30, 0.02, 0.1
+OPTIMIZERS = {
+    "sgd": partial(SGD, mom=0.9, decouple_wd=False),
+    "adam": partial(Adam, decouple_wd=False),
+    "adamw": partial(Adam, decouple_wd=True),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 40, 1003])
+@pytest.mark.parametrize("values", [(0.04, 1.0, 1e-5), (0.95, 0.85, 0.95)])
+def test_one_cycle_is_combined_cos(steps, values):
+    theirs = fastai_schedule.combined_cos(0.25, *values)
+    ours = optimizers.one_cycle(steps, *values)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        assert_close([ours(i) for i in range(steps)], [theirs(i / steps) for i in range(steps)], "schedule")
+
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 8, dtype=torch.float64)
+        self.norm = torch.nn.LayerNorm(8, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.norm(self.head(x))
+
+
+class FlaxLinear(nnx.Module):
+    def __init__(self, model):
+        self.head = nnx.Linear(3, 8, rngs=nnx.Rngs(0))
+        self.norm = nnx.LayerNorm(8, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+        ours = self.head.kernel, self.head.bias, self.norm.scale, self.norm.bias
+        for variable, value in zip(ours, model.parameters(), strict=True):
+            variable.set_value(jnp.array(value.detach().numpy().T))
+
+    def __call__(self, x):
+        return self.norm(self.head(x))
+
+
+class Keep(Callback):
+    """Each step's loss and hyper-parameters."""
+
+    order = 100
+
+    def before_fit(self):
+        self.losses, self.rates, self.momenta = [], [], []
+
+    def after_step(self):
+        self.losses.append(self.loss.item())
+        self.rates.append(float(self.opt.hypers[0]["lr"]))
+        self.momenta.append(float(self.opt.hypers[0]["mom"]))
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(STEPS, 4, 3)), rng.normal(size=(STEPS, 4, 8))
+
+
+def fastais(optimizer, schedule, model):
+    x, y = (torch.tensor(a) for a in batches())
+    loader = DataLoader(list(zip(x.flatten(0, 1), y.flatten(0, 1), strict=True)), bs=4, num_workers=0)
+    dls, loss = DataLoaders(loader, loader), torch.nn.MSELoss()  # fastai's MSELossFlat computes in float32
+    keep, cbs = Keep(), TrainEvalCallback()  # alone of the default callbacks: fastai's Recorder takes no float64
+    learner = Learner(dls, model, loss, OPTIMIZERS[optimizer], lr=RATE, wd=DECAY, default_cbs=False, cbs=cbs)
+    (learner.fit_one_cycle if schedule == "one_cycle" else learner.fit)(1, cbs=keep)
+    return keep
+
+
+def ours(optimizer, schedule, model):
+    config = train.Config(optimizer=optimizer, schedule=schedule, learning_rate=RATE, weight_decay=DECAY)
+    state = train.make_optimizer(config, model, STEPS)
+
+    @nnx.jit
+    def step(model, state, x, y):
+        loss, grads = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
+        with jax.numpy_dtype_promotion("standard"):
+            state.update(model, grads)
+        return loss
+
+    return [float(step(model, state, jnp.asarray(x), jnp.asarray(y))) for x, y in zip(*batches(), strict=True)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+def test_losses_and_parameters_equal_fastai_step_by_step(optimizer, schedule):
+    torch.manual_seed(0)
+    model = Linear()
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Flax norms in float64 do not run under strict
+        flax_model = FlaxLinear(model)
+        keep = fastais(optimizer, schedule, model)
+        assert_close(ours(optimizer, schedule, flax_model), keep.losses, "optimizer float64")
+        assert_close(flax_model.head.kernel[...], model.head.weight.detach().T, "optimizer float64")
+        for name in ("head", "norm"):
+            mine, theirs = getattr(flax_model, name), getattr(model, name)
+            assert_close(mine.bias[...], theirs.bias.detach(), "optimizer float64")
+        assert_close(flax_model.norm.scale[...], model.norm.weight.detach(), "optimizer float64")
+    if schedule == "constant":
+        assert set(keep.rates) == {RATE}
+        assert set(keep.momenta) == {0.9}
+    else:
+        rate = optimizers.one_cycle(STEPS, RATE / 25, RATE, RATE / 1e5)
+        with jax.enable_x64(True):
+            assert_close([rate(i) for i in range(STEPS)], keep.rates, "schedule")
+
+
+@pytest.mark.parametrize("other", ["adam", "adamw"])
+def test_the_comparison_fails_for_the_other_weight_decay(other):
+    torch.manual_seed(0)
+    model = Linear()
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        flax_model = FlaxLinear(model)
+        keep = fastais({"adam": "adamw", "adamw": "adam"}[other], "constant", model)
+        with pytest.raises(AssertionError):
+            assert_close(ours(other, "constant", flax_model), keep.losses, "optimizer float64")
