@@ -1,26 +1,20 @@
 """Optimizers and schedules against fastai's own: each on a linear model, step by step, in float64."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from fastai.basics import SGD, Adam, Callback, DataLoader, DataLoaders, Learner, TrainEvalCallback
+from fastai.basics import Callback, DataLoader
 from fastai.callback import schedule as fastai_schedule
 from flax import nnx
 
 import train
 from parity_tests.tolerances import assert_close
+from torch_ref import fitting
 from training import optimizers
 
 STEPS, RATE, DECAY = 30, 0.02, 0.1
-OPTIMIZERS = {
-    "sgd": partial(SGD, mom=0.9, decouple_wd=False),
-    "adam": partial(Adam, decouple_wd=False),
-    "adamw": partial(Adam, decouple_wd=True),
-}
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7, 40, 1003])
@@ -76,10 +70,9 @@ def batches():
 def fastais(optimizer, schedule, model):
     x, y = (torch.tensor(a) for a in batches())
     loader = DataLoader(list(zip(x.flatten(0, 1), y.flatten(0, 1), strict=True)), bs=4, num_workers=0)
-    dls, loss = DataLoaders(loader, loader), torch.nn.MSELoss()  # fastai's MSELossFlat computes in float32
-    keep, cbs = Keep(), TrainEvalCallback()  # alone of the default callbacks: fastai's Recorder takes no float64
-    learner = Learner(dls, model, loss, OPTIMIZERS[optimizer], lr=RATE, wd=DECAY, default_cbs=False, cbs=cbs)
-    (learner.fit_one_cycle if schedule == "one_cycle" else learner.fit)(1, cbs=keep)
+    settings = dict(optimizer=optimizer, schedule=schedule, learning_rate=RATE, weight_decay=DECAY)
+    keep = Keep()
+    fitting.fit(model, torch.nn.MSELoss(), loader, cbs=[keep], **settings)  # fastai's MSELossFlat computes in float32
     return keep
 
 
@@ -97,7 +90,7 @@ def ours(optimizer, schedule, model):
     return [float(step(model, state, jnp.asarray(x), jnp.asarray(y))) for x, y in zip(*batches(), strict=True)]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", fitting.OPTIMIZERS)
 @pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 def test_losses_and_parameters_equal_fastai_step_by_step(optimizer, schedule):
     torch.manual_seed(0)
