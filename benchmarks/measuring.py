@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "fastai")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -44,7 +46,7 @@ def save(name: str, results: dict[str, Any]) -> None:
         "device": device.device_kind if device.platform != "cpu" else f"{cpu}, {jax.local_device_count()} device(s)",
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "numpy")},
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES if importlib.util.find_spec(p)},
         **results,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -287,6 +287,21 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_tree_mode_equals_graph_mode(name):
+    """`graph=False`: NNX's transforms take the model as a plain pytree."""
+    method, x = METHODS[name], data(6, shape=(5, 5, 1))
+    mix = method.sample(jax.random.key(3), x.shape)
+
+    def run(graph):
+        model = models.ResNet(nnx.Rngs(0))
+        logits = nnx.jit(lambda model: jax_mix.forward(model, x, mix), graph=graph)(model)
+        return logits, nnx.state(model, nnx.BatchStat)
+
+    for ours, expected in zip(jax.tree.leaves(run(False)), jax.tree.leaves(run(True)), strict=True):
+        assert_close(ours, expected, "same program")
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_scan_over_steps_equals_a_loop_over_steps(name):
     method, label = METHODS[name], jnp.arange(6) % 3
     xs, keys = data(4 * 6, shape=(5, 5, 1)).reshape(4, 6, 5, 5, 1), jax.random.split(jax.random.key(3), 4)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from parity_tests import evidence
+
 TOLERANCES = {
     # name: (relative, absolute), reason
     "cutmix batch": (0.0, 0.0),  # pixels are copied, never computed
@@ -26,6 +28,7 @@ def assert_close(actual: object, desired: object, name: str) -> None:
     """`actual` equals `desired` within the row `name` of the table."""
     rtol, atol = TOLERANCES[name]
     np.testing.assert_allclose(np.asarray(actual), np.asarray(desired), rtol=rtol, atol=atol, err_msg=name)
+    evidence.compared(actual, desired, name)
 
 
 def assert_within_ulp(actual: object, desired: object, scale: object, ulps: int = 1) -> None:
@@ -39,3 +42,4 @@ def assert_within_ulp(actual: object, desired: object, scale: object, ulps: int 
     unit = np.spacing(np.asarray(scale, actual.dtype))
     worst = np.max(np.abs(actual - desired) / unit, initial=0.0)
     assert worst <= ulps, f"{worst} units in the last place, allowed {ulps}"
+    evidence.compared(actual, desired, f"{ulps} ulp", float(worst))

@@ -1,0 +1,101 @@
+"""Run the parity ladder and write down how far the two sides were apart: `python -m parity_tests.report`.
+
+Writes `benchmarks/results/parity.DEVICE.json`, the table in docs/parity.md and, with the long runs, the plots there.
+
+    python -m parity_tests.report          # what pytest runs by default
+    python -m parity_tests.report --long   # and the long runs: an hour on two cores
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measuring import save
+from parity_tests import evidence
+from parity_tests.tolerances import TOLERANCES
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parent / "docs" / "parity.md"
+START, END = "<!-- the table: written by python -m parity_tests.report -->", "<!-- the end of the table -->"
+METHODS = {"manifold": "Manifold Mixup", "cutmix": "CutMix", "mixup": "MixUp", "none": "none"}
+
+
+def rows() -> list[dict[str, object]]:
+    """One for each test file, method, tolerance and dtype: how many comparisons, and the worst."""
+    groups = collections.defaultdict(list)
+    for c in evidence.comparisons:
+        groups[rung(c), method(c), c.tolerance, c.dtype].append(c)
+    return [
+        {
+            "rung": key[0],
+            "method": key[1],
+            "compared": key[2],
+            "dtype": key[3],
+            "n": len(group),
+            "largest_absolute": max(c.largest_absolute for c in group),
+            "largest_relative": max(c.largest_relative for c in group),
+            "largest_ulps": max((c.ulps for c in group if c.ulps is not None), default=None),
+            "tolerance": tolerance(key[2]),
+        }
+        for key, group in sorted(groups.items())
+    ]
+
+
+def rung(c: evidence.Comparison) -> str:
+    return c.test.split("::")[0].rpartition("/")[2].removeprefix("test_parity_").removesuffix(".py").replace("_", " ")
+
+
+def method(c: evidence.Comparison) -> str:
+    """Named in the test's parameters, its own name or its file's, the nearest first."""
+    file, _, rest = c.test.lower().partition("::")
+    name, _, parameters = rest.partition("[")
+    for where in (parameters, name, file):
+        for word, title in METHODS.items():
+            if word in where:
+                return title
+    return "all"
+
+
+def tolerance(name: str) -> str:
+    if name not in TOLERANCES:
+        return name  # "1 ulp"
+    rtol, atol = TOLERANCES[name]
+    parts = [f"{rtol:.0e} relative"] * bool(rtol) + [f"{atol:.0e}"] * bool(atol)
+    return " + ".join(parts) or "equal"
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    lines = [
+        "| rung | method | compared | dtype | n | largest absolute | largest relative | allowed |",
+        "|" + "---|" * 8,
+    ]
+    for row in rows:
+        numbers = f"{row['largest_absolute']:.1e} | {row['largest_relative']:.1e}".replace("0.0e+00", "0")
+        first = " | ".join(str(row[name]) for name in ("rung", "method", "compared", "dtype", "n"))
+        lines.append(f"| {first} | {numbers} | {row['tolerance']} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    long = "--long" in sys.argv[1:]
+    selection = ["-m", "long or not long"] if long else []
+    files = sorted(str(path) for path in FOLDER.glob("test_parity_*.py"))
+    files += [str(FOLDER / "test_whole_runs.py")] * long
+    if failed := pytest.main([*files, *selection]):
+        return int(failed)
+    found = rows()
+    save("parity", {"what": "python " + " ".join(["-m parity_tests.report", *sys.argv[1:]]), "ladder": found})
+    if evidence.results:
+        save("parity_runs", {"results": evidence.results})
+    before, _, rest = PAGE.read_text().partition(START)
+    PAGE.write_text(f"{before}{START}\n{table(found)}\n{END}{rest.partition(END)[2]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
