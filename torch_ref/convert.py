@@ -59,7 +59,7 @@ def copy_to_flax(source: torch.nn.Module, target: nnx.Module) -> None:
     _check(arrays, flax_arrays(target))
     state = nnx.state(target, nnx.Any(nnx.Param, nnx.BatchStat))
     for path, value in nnx.to_flat_state(state):
-        value[...] = jnp.array(arrays[".".join(map(str, path))])
+        value.set_value(jnp.array(arrays[".".join(map(str, path))]))  # in their dtype
     nnx.update(target, state)
 
 

@@ -33,7 +33,7 @@ class ManifoldMixup(Callback):
     run_valid = False
 
     def __init__(self, alpha: float = 0.4, *, layers: Sequence[str], use_input: bool = True) -> None:
-        self.distribution = Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+        self.distrib = Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
         self.layers, self.use_input = tuple(layers), use_input
         self.layer_name = "input"  # the one last drawn
         self._hook: Any = None
@@ -55,7 +55,7 @@ class ManifoldMixup(Callback):
     def before_batch(self) -> None:
         n = len(self.yb[0])
         self.partner = torch.randperm(n).to(self.yb[0].device)
-        lam = self.distribution.sample((n,)).to(self.yb[0].device)
+        lam = self.distrib.sample((n,)).to(self.yb[0].device)
         self.lam = torch.maximum(lam, 1 - lam)
         index = np.random.randint(-1 if self.use_input else 0, len(self.layers))  # noqa: NPY002 - V2's own source
         self.layer_name = "input" if index < 0 else self.layers[index]
