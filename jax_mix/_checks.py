@@ -32,7 +32,7 @@ def shown(value: Any) -> str:
 
 def check_choice(argument: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ValueError(f"{argument} is {value!r}: {suggest(str(value), allowed)}")
+        raise ValueError(f"{argument} is {shown(value)}: {suggest(str(value), allowed)}")
 
 
 def check_alpha(alpha: Any) -> None:
@@ -48,8 +48,32 @@ def check_alpha(alpha: Any) -> None:
 
 
 def check_probability(probability: Any) -> None:
-    if is_concrete(probability) and not (np.ndim(probability) == 0 and 0 <= probability <= 1):
+    if not is_concrete(probability):
+        return
+    number = np.ndim(probability) == 0 and np.issubdtype(np.asarray(probability).dtype, np.number)
+    if not number or not 0 <= probability <= 1:
         raise ValueError(f"probability must be a number from 0 to 1, got {shown(probability)}.")
+
+
+def check_bool(argument: str, value: Any) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{argument} must be True or False, got {shown(value)}.")
+
+
+def two_ints(argument: str, value: Any, meaning: str) -> tuple[int, int]:
+    """`value` as a tuple of two ints, which is hashable whatever sequence was given."""
+    numbers = np.asarray(value)
+    if numbers.shape != (2,) or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"{argument} must be two whole numbers, {meaning}, got {shown(value)}.")
+    return int(numbers[0]), int(numbers[1])
+
+
+def check_spatial(what: str, shape: Sequence[int], axes: tuple[int, int]) -> None:
+    """CutMix's images have the two spatial axes, neither of length 0."""
+    if len(shape) < 3 or max(axes) >= len(shape) or 0 in (shape[axes[0]], shape[axes[1]]):
+        raise ValueError(
+            f"CutMix needs two spatial axes, {axes[0]} and {axes[1]} (spatial_axes), got {what} {tuple(shape)}."
+        )
 
 
 def check_same_length(x: Any, y: Any) -> None:

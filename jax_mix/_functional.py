@@ -1,7 +1,8 @@
-"""The one-line forms: a batch in, a mixed batch out. Jitted; the draw is not kept."""
+"""The one-line forms: a batch in, a mixed batch out; the draw is not kept."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,7 @@ def mixup(
     ((4, 8, 8, 1), (4, 3))
     """
     check_same_length(x, y)
-    MixUp(alpha, **options)  # refuses bad arguments before compilation
-    return _mix_batch(key, x, y, alpha, MixUp, tuple(sorted(options.items())))
+    return _mix_batch(key, x, y, MixUp(alpha, **options))
 
 
 def cutmix(
@@ -74,8 +74,7 @@ def cutmix(
     ((4, 8, 8, 1), (4, 3))
     """
     check_same_length(x, y)
-    CutMix(alpha, **options)
-    return _mix_batch(key, x, y, alpha, CutMix, tuple(sorted(options.items())))
+    return _mix_batch(key, x, y, CutMix(alpha, **options))
 
 
 def manifold_mixup(
@@ -121,9 +120,14 @@ def manifold_mixup(
     return forward(model, x, mix), mix.targets(y)
 
 
+def _mix_batch(key: Key[Array, ""], x: Any, y: Any, method: MixUp | CutMix) -> tuple[Any, Any]:
+    # Numbers are the program's arguments, so that another alpha compiles nothing; the other options are static.
+    numbers = {"alpha": method.alpha, "probability": method.probability}
+    fields = [field.name for field in dataclasses.fields(method) if field.name not in numbers]
+    return _jitted(key, x, y, numbers, type(method), tuple((name, getattr(method, name)) for name in fields))
+
+
 @functools.partial(jax.jit, static_argnums=(4, 5))
-def _mix_batch(
-    key: Key[Array, ""], x: Any, y: Any, alpha: ArrayLike, method: Any, options: tuple[tuple[str, Any], ...]
-) -> tuple[Any, Any]:
-    mix = method(alpha, **dict(options)).sample(key, jax.tree.leaves(x)[0].shape)
+def _jitted(key: Key[Array, ""], x: Any, y: Any, numbers: Any, method: Any, options: Any) -> tuple[Any, Any]:
+    mix = method(**numbers, **dict(options)).sample(key, jax.tree.leaves(x)[0].shape)
     return mix.blend(x), mix.targets(y)

@@ -28,8 +28,8 @@ from flax import errors, linen, nnx
 from flax.core import meta
 from flax.core.scope import union_filters
 
-from jax_mix._checks import is_concrete, suggest
-from jax_mix._mix import INPUT, Mix
+from jax_mix._checks import batch_size, is_concrete, suggest
+from jax_mix._mix import INPUT, Mix, check_mix
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -100,7 +100,9 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
     """Run a model in training, mixed where the draw says: at its input, or at one hidden layer.
 
     The model is not edited: when this returns or raises, it is as `model(x)` would have left it. Works under
-    jit, grad, vmap, scan and remat, with BatchNorm, Dropout and blocks scanned over stacked weights.
+    jit, grad, vmap, scan and remat, with BatchNorm, Dropout and blocks scanned over stacked weights. Only
+    `__call__` counts as running a layer. While it runs, a layer that may be mixed holds one number more beside its
+    weights, which a model that sums over its own parameters would see.
 
     Args:
       model: a Flax NNX model, or a Flax Linen module with its `variables`.
@@ -130,8 +132,7 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
     call = functools.partial(_run, model, variables, args, kwargs)
     if mix is None:
         return call(x, None, ())
-    if not isinstance(mix, Mix):
-        raise TypeError(f"mix must be a jax_mix.Mix, as method.sample returns, got {type(mix).__name__}.")
+    check_mix(mix)
     if not jax.tree.leaves(x):
         raise ValueError("x holds no array to mix.")
     if isinstance(mix.layer, str):
@@ -166,13 +167,13 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
     y = call(x, hook, wanted)
     for name in names:
         if name not in seen:
-            found = [layer.name for layer in list_layers(model, x, *args, variables=variables, **kwargs)]
-            raise ValueError(_not_found(name, found, _module_paths(model)))
+            found = list_layers(model, x, *args, variables=variables, **kwargs)
+            raise ValueError(_not_found(f"layer {name!r}", name, model, found))
     return y
 
 
 def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> tuple[Layer, ...]:
-    """The intermediates of a model that can be mixed, in the order in which they first run.
+    """The intermediates of a model, in the order in which they first run.
 
     The model is traced on shapes alone: nothing is computed and nothing changes.
 
@@ -186,6 +187,7 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
 
     Raises:
       TypeError: `model` is no Flax model.
+      ValueError: there is no example input.
 
     Source: the modules that a forward hook of PyTorch would see.
 
@@ -197,6 +199,8 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     layers.0 Linear (16, 8)
     layers.2 Linear (16, 2)
     """
+    if not args:
+        raise ValueError("an example of what the model is called with is needed, as in method.bind(model, image).")
     found: dict[str, tuple[type, int | None, Any]] = {}
 
     def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any) -> Any:
@@ -212,7 +216,7 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
         fresh = iter(arrays)
         full = [next(fresh) if a else _fresh(leaf) for a, leaf in zip(is_array, leaves, strict=True)]
         variables, args, kwargs = jax.tree.unflatten(tree, full)
-        _run(_fresh(model), variables, args[1:], kwargs, args[0] if args else None, hook, None)
+        _run(_fresh(model), variables, args[1:], kwargs, args[0], hook, None)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is really run
@@ -229,44 +233,48 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     return tuple(layers)
 
 
-def choose(model: Any, found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
-    """The names among `found` that paths, globs and types select, in running order; None chooses as ManifoldMixupV2."""
+def choose(model: Any, x: Any, found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
+    """The names among `found` that paths, globs and types select, in running order; None chooses as ManifoldMixupV2.
+
+    A path must name a layer whose output is a batch of floats, as that of `x` is; the others pass over the rest.
+    """
+    n = batch_size(x, "x")
+    mixable = tuple(l for l in found if _is_batch(l.output, n))
     if wanted is None:
-        chosen = _choose_automatically(found)
+        chosen = _choose_automatically(mixable)
     else:
         chosen = set()
         for want in wanted:
             if isinstance(want, type):
-                hits = {l.name for l in found if issubclass(l.type, want)}
+                hits = {l.name for l in mixable if issubclass(l.type, want)}
                 if not hits:
-                    types = sorted({l.type.__name__ for l in found})
+                    types = sorted({l.type.__name__ for l in mixable})
                     raise ValueError(
                         f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}"
                     )
             else:
-                hits = {l.name for l in found if _glob(want).fullmatch(l.name)}
+                hits = {l.name for l in mixable if _glob(want).fullmatch(l.name)}
                 if not hits and want != INPUT:
-                    why = "never runs" if want in _module_paths(model) else "is not in the model"
-                    raise ValueError(f"layers has {want!r}, which {why}: {suggest(want, [l.name for l in found])}")
+                    for layer in found:
+                        if layer.name == want:
+                            shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", layer.output)
+                            raise ValueError(f"layers has {want!r}, whose output is no batch of {n} floats: {shapes}.")
+                    raise ValueError(_not_found(f"layers has {want!r}, which", want, model, mixable))
             chosen |= hits
     return tuple(l.name for l in found if l.name in chosen)
 
 
+def _is_batch(output: Any, n: int) -> bool:
+    leaves = jax.tree.leaves(output)
+    return bool(leaves) and all(
+        hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating) and a.shape[:1] == (n,) for a in leaves
+    )
+
+
 _CONTAINERS = (nnx.Sequential, linen.Sequential)
-_NEVER = (
-    *(
-        nnx.Dropout,
-        nnx.BatchNorm,
-        nnx.LayerNorm,
-        nnx.RMSNorm,
-        nnx.GroupNorm,
-        nnx.InstanceNorm,
-        nnx.RNN,
-        nnx.RNNCellBase,
-    ),
-    *(nnx.Bidirectional, linen.Dropout, linen.BatchNorm, linen.LayerNorm, linen.RMSNorm, linen.GroupNorm),
-    *(linen.InstanceNorm, linen.RNN, linen.RNNCellBase, linen.Bidirectional),
-)
+_NORMS = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm")
+_RECURRENT = ("RNN", "RNNCellBase", "Bidirectional")
+_NEVER = tuple(getattr(flax, name) for flax in (nnx, linen) for name in ("Dropout", *_NORMS, *_RECURRENT))
 
 
 def _choose_automatically(found: tuple[Layer, ...]) -> set[str]:
@@ -336,16 +344,24 @@ def _blend_if(active: Any, mix: Mix, x: Any, name: str) -> Any:
         raise
 
 
-def _not_found(name: str, ran: list[str], module_paths: Collection[str]) -> str:
-    if name in module_paths:
-        return f"layer {name!r} never runs in this forward pass: {suggest(name, ran)}"
-    return f"layer {name!r} is not in the model: {suggest(name, ran)}"
-
-
-def _module_paths(model: Any) -> Collection[str]:
+def _not_found(what: str, name: str, model: Any, found: tuple[Layer, ...]) -> str:
+    """Why `name`, called `what` in the message, is not among the layers `found`."""
+    names = [l.name for l in found]
     if not isinstance(model, nnx.Module):
-        return ()  # a Linen module's children exist while it runs
-    return {".".join(map(str, path)) for path, _ in nnx.iter_modules(model)}
+        return f"{what} is not among the layers that run: {suggest(name, names)}"  # Linen's exist while they run
+    paths = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    if name in paths and isinstance(paths[name], nnx.bridge.ToNNX):
+        return f"{what} is a Linen module inside nnx.bridge.ToNNX, which cannot be mixed: put a MixPoint after it."
+    if name in paths:
+        return f"{what} never runs in this forward pass: {suggest(name, names)}"
+    module: Any = model
+    for part in name.split("."):
+        items = module if hasattr(module, "__len__") and part.isdecimal() else ()
+        module = items[int(part)] if items and int(part) < len(items) else getattr(module, part, None)
+    for path, same in paths.items():
+        if same is module:
+            return f"{what} is another name of {path!r}: use that."
+    return f"{what} is not in the model: {suggest(name, names)}"
 
 
 def _fresh(value: Any) -> Any:
@@ -399,6 +415,8 @@ def _run_nnx(model: nnx.Module, args: Any, kwargs: Any, x: Any, hook: Hook, path
         name = ".".join(map(str, path))
         if not path or not callable(module) or (paths is not None and name not in paths):
             continue
+        if isinstance(module, nnx.bridge.ToNNX):  # takes all its attributes for the Linen module's variables
+            continue
         kind, length = _nnx_iteration(copies, path)
         point = _Point(name, hook, length)
         setattr(module, _POINT, point)
@@ -411,11 +429,12 @@ def _run_nnx(model: nnx.Module, args: Any, kwargs: Any, x: Any, hook: Hook, path
     finally:
         for _, point in points:
             point.hook = None  # a compilation cache may keep the point: it must not keep the tracers
+    original_of = {id(copies[path]): original for path, original in originals.items()}
     for path, module in copies.items():  # attributes that the forward pass set, sown Variables among them
         for attribute, value in vars(module).items():
             changed = before[path].get(attribute, _Point) is not value
             if changed and attribute not in (_POINT, _ITERATION) and not attribute.startswith("_pytree__"):
-                setattr(originals[path], attribute, value)
+                setattr(originals[path], attribute, original_of.get(id(value), value))
     return y
 
 

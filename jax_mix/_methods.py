@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,9 +35,25 @@ class _Method:
         _checks.check_choice("per", self.per, PER)
         _checks.check_choice("partner", self.partner, _sampling.PARTNERS)
         _checks.check_probability(self.probability)
+        _checks.check_bool("fold", self.fold)
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int]) -> Mix:
-        """Draw lambda and partners for a batch of `shape`, batch first."""
+        """Draw one batch's lambdas and partners.
+
+        Args:
+          key: a key of `jax.random.key`.
+          shape: the batch's shape, batch first; only its first number counts.
+
+        Returns:
+          A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`.
+
+        Raises:
+          ValueError: `shape` has no batch axis.
+
+        >>> import jax, jax_mix
+        >>> bool((jax_mix.MixUp(1.0).sample(jax.random.key(0), (100,)).lam >= 0.5).all())
+        True
+        """
         key_lam, key_partner = jax.random.split(key)
         n = _batch(shape)
         return Mix(jnp.broadcast_to(self._lambdas(key_lam, n), (n,)), _sampling.partners(key_partner, n, self.partner))
@@ -76,25 +92,6 @@ class MixUp(_Method):
 
     alpha: ArrayLike = 0.4
 
-    def sample(self, key: Key[Array, ""], shape: Sequence[int]) -> Mix:
-        """Draw one batch's lambdas and partners.
-
-        Args:
-          key: a key of `jax.random.key`.
-          shape: the batch's shape, batch first; only its first number counts.
-
-        Returns:
-          A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`.
-
-        Raises:
-          ValueError: `shape` has no batch axis.
-
-        >>> import jax, jax_mix
-        >>> bool((jax_mix.MixUp(1.0).sample(jax.random.key(0), (100,)).lam >= 0.5).all())
-        True
-        """
-        return super().sample(key, shape)
-
 
 @dataclasses.dataclass(frozen=True)
 class ManifoldMixup(_Method):
@@ -131,16 +128,18 @@ class ManifoldMixup(_Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.layers, (str, type)):
-            object.__setattr__(self, "layers", (self.layers,))
-        if self.layers is not None:
-            slashes = (l.replace("/", ".") if isinstance(l, str) else l for l in self.layers)  # Linen users write a/b
-            object.__setattr__(self, "layers", tuple(slashes))
-            if not self.layers and not self.use_input:
-                raise ValueError("layers must name at least one layer when use_input is False, got none.")
-            wrong = [l for l in self.layers if not isinstance(l, (str, type))]
-            if wrong:
-                raise ValueError(f"layers must be paths, globs or module types, got {_checks.shown(wrong[0])}.")
+        _checks.check_bool("use_input", self.use_input)
+        if self.layers is None:
+            return
+        several = isinstance(self.layers, Iterable) and not isinstance(self.layers, (str, type))
+        layers = tuple(self.layers) if several else (self.layers,)
+        for layer in layers:
+            if not isinstance(layer, (str, type)):
+                raise ValueError(f"layers must be paths, globs or module types, got {_checks.shown(layer)}.")
+        dotted = [l.replace("/", ".") if isinstance(l, str) else l for l in layers]  # Linen users write a/b
+        object.__setattr__(self, "layers", tuple(dict.fromkeys(dotted)))
+        if not self.use_input and all(l == INPUT for l in self.layers):
+            raise ValueError(f"layers must name at least one layer when use_input is False, got {self.layers}.")
 
     def bind(self, model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> ManifoldMixup:
         """Find this method's layers in `model`: the same method with `layers` as plain paths, in running order.
@@ -158,7 +157,8 @@ class ManifoldMixup(_Method):
           A `ManifoldMixup` whose `layers` are paths. Print it to see what was chosen.
 
         Raises:
-          ValueError: a layer is unknown (the nearest names are listed), never runs, or none is eligible.
+          ValueError: a layer is unknown (the nearest names are listed), never runs, or puts out no batch of floats;
+            none is eligible; there is no example, or its input cannot be mixed.
 
         >>> import jax, jax_mix
         >>> from flax import nnx
@@ -166,8 +166,14 @@ class ManifoldMixup(_Method):
         >>> jax_mix.ManifoldMixup(2.0, layers="layers.*").bind(mlp, jax.ShapeDtypeStruct((8, 4), "float32")).layers
         ('layers.0', 'layers.2')
         """
+        for leaf in jax.tree.leaves(args[:1]):
+            if self.use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(
+                    f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
+                    "token ids mix at hidden layers only, use_input=False."
+                )
         found = _intermediates.list_layers(model, *args, variables=variables, **kwargs)
-        return dataclasses.replace(self, layers=_intermediates.choose(model, found, self.layers))
+        return dataclasses.replace(self, layers=_intermediates.choose(model, args[0], found, self.layers))
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int], *, layer: str | None = None) -> Mix:
         """Draw one batch's lambdas, partners and layer.
@@ -246,11 +252,10 @@ class CutMix(_Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.check_choice("box", self.box, _sampling.BOXES)
-        axes = tuple(self.spatial_axes)
-        if len(axes) != 2 or axes[0] == axes[1] or min(axes) < 1:
-            raise ValueError(
-                f"spatial_axes must be two different axes after the batch axis 0, got {self.spatial_axes!r}."
-            )
+        axes = _checks.two_ints("spatial_axes", self.spatial_axes, "the axes of height and width")
+        if axes[0] == axes[1] or min(axes) < 1:
+            raise ValueError(f"spatial_axes must be two different axes after the batch axis 0, got {axes}.")
+        object.__setattr__(self, "spatial_axes", axes)
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int]) -> Mix:
         """Draw one batch's box, partners and the lambda of the clipped area.
@@ -271,10 +276,7 @@ class CutMix(_Method):
         """
         n = _batch(shape)
         rows, columns = self.spatial_axes
-        if len(shape) < 3 or max(rows, columns) >= len(shape):
-            raise ValueError(
-                f"CutMix needs two spatial axes, {rows} and {columns} (spatial_axes), got shape {tuple(shape)}."
-            )
+        _checks.check_spatial("shape", shape, (rows, columns))
         size = int(shape[rows]), int(shape[columns])
         key_lam, key_partner, key_box = jax.random.split(key, 3)
         box = _sampling.boxes(key_box, self._lambdas(key_lam, n), *size, self.box)
@@ -283,6 +285,6 @@ class CutMix(_Method):
 
 
 def _batch(shape: Sequence[int]) -> int:
-    if hasattr(shape, "shape") or not isinstance(shape, Sequence) or not shape:
+    if hasattr(shape, "shape") or not isinstance(shape, Sequence) or not shape or shape[0] < 0:
         raise ValueError(f"shape must be the batch's shape, batch first, as image.shape, got {_checks.shown(shape)}.")
     return int(shape[0])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mix import _sampling
-from jax_mix._checks import batch_size, is_concrete, shown
+from jax_mix._checks import batch_size, check_spatial, is_concrete, shown, two_ints
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -21,7 +21,7 @@ INPUT = "input"  # the name of layer 0, the model's input
 
 
 @jax.tree_util.register_pytree_with_keys_class
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no one truth value
 class Mix:
     """One batch's draw: how much each sample keeps, who it is mixed with, and where.
 
@@ -78,7 +78,7 @@ class Mix:
           A `Mix`, `lam` float32 `[batch]`.
 
         Raises:
-          ValueError: the box is not inside the image.
+          ValueError: the box is not whole pixels inside the image, or `image_size` is not two numbers.
 
         Source: CutMix, arXiv:1905.04899, equation 1.
 
@@ -86,6 +86,9 @@ class Mix:
         >>> jax_mix.Mix.from_box(jnp.array([1, 0]), jnp.array([0, 0, 16, 16]), (32, 32)).lam
         Array([0.75, 0.75], dtype=float32)
         """
+        image_size = two_ints("image_size", image_size, "(height, width)")
+        if np.shape(box)[-1:] != (4,) or not jnp.issubdtype(jnp.result_type(box), jnp.integer):
+            raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [batch, 4], got {shown(box)}.")
         lam = _sampling.area_left(jnp.asarray(box), *image_size)
         mix = cls(jnp.broadcast_to(lam, np.shape(partner)), partner, box, INPUT, (INPUT,), image_size, spatial_axes)
         mix._check_box(image_size)
@@ -201,10 +204,7 @@ class Mix:
     def _paste(self, x: ArrayLike) -> Array:
         x = _floating(x)
         rows, columns = self.spatial_axes
-        if x.ndim < 3 or max(rows, columns) >= x.ndim:
-            raise ValueError(
-                f"CutMix needs two spatial axes, {rows} and {columns} (spatial_axes), got x of shape {x.shape}."
-            )
+        check_spatial("x of shape", x.shape, (rows, columns))
         size = x.shape[rows], x.shape[columns]
         self._check_box(size)
         y1, x1, y2, x2 = jnp.moveaxis(self._per_sample(jnp.asarray(self.box), x.shape[0], 1), -1, 0)
@@ -239,8 +239,16 @@ class Mix:
                 f"{np.shape(self.partner)} and {np.shape(self.lam)}."
             )
         n = np.shape(self.partner)[0]
-        if is_concrete(self.partner) and np.any((np.asarray(self.partner) < 0) | (np.asarray(self.partner) >= n)):
-            raise ValueError(f"partner must be from 0 to {n - 1}, got {shown(np.asarray(self.partner).tolist())}.")
+        if is_concrete(self.partner):
+            partner = np.asarray(self.partner)
+            if not np.issubdtype(partner.dtype, np.integer) or np.any((partner < 0) | (partner >= n)):
+                raise ValueError(f"partner must be whole numbers from 0 to {n - 1}, got {shown(partner.tolist())}.")
+        if is_concrete(self.lam) and not np.all((np.asarray(self.lam) >= 0) & (np.asarray(self.lam) <= 1)):
+            raise ValueError(f"lam must be from 0 to 1, got {shown(np.asarray(self.lam).tolist())}.")
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers must be different names, got {self.layers}.")
+        if not isinstance(self.layer, str) and is_concrete(self.layer) and not 0 <= self.layer < len(self.layers):
+            raise ValueError(f"layer must be a name or an index into layers, {self.layers}, got {int(self.layer)}.")
         if batch_size(tree, what) != n:
             raise ValueError(f"{what} must have the draw's batch size, {n}, got {batch_size(tree, what)}.")
 
@@ -281,6 +289,7 @@ def mixed_loss(
       `[batch, ...]`, unreduced: the caller takes the mean.
 
     Raises:
+      TypeError: `mix` is not a `Mix`.
       ValueError: `loss_fn` does not return one loss per example, or the batch is not this draw's.
 
     Source: mixup's `mixup_criterion`; fastai's `MixHandler.lf`.
@@ -293,7 +302,14 @@ def mixed_loss(
     """
     if mix is None:
         return loss_fn(logits, labels)
+    check_mix(mix)
+    mix._check_batch(labels, "labels")
     return mix.losses(loss_fn(logits, labels), loss_fn(logits, mix.take_partners(labels)))
+
+
+def check_mix(mix: Any) -> None:
+    if not isinstance(mix, Mix):
+        raise TypeError(f"mix must be a jax_mix.Mix, as method.sample returns, got {type(mix).__name__}.")
 
 
 def _explicit_sharding(x: Array) -> Any:

@@ -9,7 +9,6 @@ Writes `benchmarks/results/parity.DEVICE.json`, the table in docs/parity.md and,
 from __future__ import annotations
 
 import collections
-import dataclasses
 import sys
 from pathlib import Path
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import jax_mix
 from parity_tests import models_nnx as models
@@ -418,6 +418,56 @@ def test_marks_in_scanned_blocks_and_inputs_in_a_tree():
             inner = jnp.tanh(h @ block.linear.kernel.get_value() + block.linear.bias.get_value()[None])
             h = h + (mix.blend(inner) if i == j + 1 else inner)
         assert_close(jax_mix.forward(model, x, mix), h, "another order of summation")
+
+
+def test_a_layer_named_twice_counts_once():
+    method = jax_mix.ManifoldMixup(1.0, layers=("first", "second", "first"))
+    assert method.sample(jax.random.key(0), (4, 4)).layers == ("input", "first", "second")
+
+
+def test_outputs_that_are_no_batch_of_floats_are_passed_over():
+    class Counted(nnx.Module):
+        """A block that puts out its auxiliary loss too."""
+
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+        def __call__(self, x):
+            h = self.linear(x)
+            return h, h.mean()
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.counted, self.head = Counted(rngs), nnx.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.counted(x)[0])
+
+    model, x = Model(nnx.Rngs(0)), data()
+    assert jax_mix.ManifoldMixup(1.0).bind(model, x).layers == ("counted.linear", "head")
+    assert jax_mix.ManifoldMixup(1.0, layers="**").bind(model, x).layers == ("counted.linear", "head")
+
+
+def test_layers_beside_a_bridged_linen_module_are_mixed():
+    bridged = nnx.bridge.lazy_init(nnx.bridge.ToNNX(linen.Dense(4), rngs=nnx.Rngs(0)), data())
+    model, x = nnx.Sequential(bridged, jax_mix.MixPoint(), nnx.Linear(4, 2, rngs=nnx.Rngs(0))), data()
+    assert [layer.name for layer in jax_mix.list_layers(model, x)] == ["layers.1", "layers.2"]
+    mix = draw("layers.1")
+    assert_close(jax_mix.forward(model, x, mix), model.layers[2](mix.blend(bridged(x))), "same program")
+
+
+def test_a_submodule_that_the_forward_pass_stores_is_the_users_own():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.last = nnx.Linear(4, 4, rngs=rngs), nnx.data(None)
+
+        def __call__(self, x):
+            self.last = self.first
+            return self.first(x)
+
+    model = Model(nnx.Rngs(0))
+    jax_mix.forward(model, data(), draw("first"))
+    assert model.last is model.first
 
 
 def test_layers_are_chosen_by_path_glob_type_mark_or_automatically():

@@ -84,7 +84,9 @@ def fastai_trajectory(setup: Setup, *, threads: int = 1, channels_last: bool = F
     np.random.seed(0)
     try:
         with draws:
-            fitting.fit(model, class_loss(), loader, optimizer=setup.optimizer, schedule=setup.schedule, cbs=cbs, **setup.rates)
+            fitting.fit(
+                model, class_loss(), loader, optimizer=setup.optimizer, schedule=setup.schedule, cbs=cbs, **setup.rates
+            )
     finally:
         torch.set_num_threads(before[0])
         torch.set_default_dtype(before[1])
