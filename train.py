@@ -96,6 +96,11 @@ def make_method(config: Config, model: nnx.Module, dataset: data.Dataset) -> Met
         raise UserError(f"--{error}") from error
 
 
+def split_seed(config: Config) -> Key[Array, " 4"]:
+    """Keys for the model's weights, the order of images, the steps, and the picture of a mixed batch."""
+    return jax.random.split(jax.random.key(config.seed), 4)
+
+
 def make_optimizer(config: Config, model: nnx.Module, steps: int) -> nnx.Optimizer:
     """The optimizer and schedule that `config` names, for a run of `steps`."""
     rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
@@ -151,7 +156,7 @@ def train(config: Config, dataset: data.Dataset) -> tuple[nnx.Module, Method | N
     """
     n, *_, channels = dataset.train.image.shape
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
-    model_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
+    model_key, order_key, step_key, _ = split_seed(config)
     model = PreActResNet(channels, len(dataset.class_names), width=config.width, rngs=nnx.Rngs(model_key))
     method = make_method(config, model, dataset)
     print(method or "no mixing")
@@ -197,8 +202,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     write_json(folder / "metrics.json", metrics)
     plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
     image, label = (np.asarray(array[: config.batch_size]) for array in dataset.train)
-    picture_key = jax.random.fold_in(jax.random.key(config.seed), 1)  # not one that training has used
-    mix = method.sample(picture_key, image.shape) if method else None
+    mix = method.sample(split_seed(config)[-1], image.shape) if method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
     print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics

@@ -16,7 +16,7 @@ from flax import nnx
 import jax_mix
 from parity_tests.test_parity_model import images, nhwc, twins
 from parity_tests.tolerances import assert_close
-from torch_ref import convert, models, recording
+from torch_ref import convert, fitting, models, recording
 from torch_ref.manifold_mixup import ManifoldMixup
 
 XENT = optax.softmax_cross_entropy_with_integer_labels
@@ -166,7 +166,7 @@ class Failing(torch.nn.Module):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("in the model"), CancelFitException()])
 def test_an_exception_leaves_no_hook_and_no_other_loss(error, after):
     model, loss, x, y = Failing(error, after=after), CrossEntropyLossFlat(), images(), labels(16)
-    learner = recording.learner(model, loss, x, y)
+    learner = fitting.learner(model, loss, fitting.in_order(x, y, len(x)))
     with contextlib.suppress(type(error)):
         learner.fit(1, cbs=ManifoldMixup(layers=["stage"], use_input=False))
     assert not model.stage._forward_hooks

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from fastai.basics import Callback, DataLoader
+from fastai.basics import Callback
 from fastai.callback import schedule as fastai_schedule
 from flax import nnx
 
@@ -68,11 +68,17 @@ def batches():
 
 
 def fastais(optimizer, schedule, model):
-    x, y = (torch.tensor(a) for a in batches())
-    loader = DataLoader(list(zip(x.flatten(0, 1), y.flatten(0, 1), strict=True)), bs=4, num_workers=0)
-    settings = dict(optimizer=optimizer, schedule=schedule, learning_rate=RATE, weight_decay=DECAY)
-    keep = Keep()
-    fitting.fit(model, torch.nn.MSELoss(), loader, cbs=[keep], **settings)  # fastai's MSELossFlat computes in float32
+    x, y = (a.reshape(-1, a.shape[-1]) for a in batches())
+    loss, keep = torch.nn.MSELoss(), Keep()  # fastai's MSELossFlat computes in float32
+    learner = fitting.learner(
+        model,
+        loss,
+        fitting.in_order(x, y, 4),
+        opt_func=fitting.OPTIMIZERS[optimizer],
+        learning_rate=RATE,
+        weight_decay=DECAY,
+    )
+    fitting.fit(learner, schedule, cbs=[keep])
     return keep
 
 

@@ -120,10 +120,9 @@ def test_random_shift_reaches_4_pixels_at_32_and_brings_in_black():
 
 
 def test_fashion_mnist_as_tfds_prepares_it():
-    root = Path(__file__).parent.parent
-    folder = root / os.environ.get("JAX_MIX_TFDS", "../shared/tfds")
+    folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     if not (folder / "fashion_mnist").is_dir():
-        pytest.skip(f"fashion_mnist is not in {folder}: name a TFDS folder that has it in JAX_MIX_TFDS")
+        pytest.skip(f"fashion_mnist is not in {folder}: name a TFDS folder that has it in TFDS_DATA_DIR")
     dataset = data.load("fashion_mnist", str(folder))
     assert dataset.train.image.shape == (60000, 28, 28, 1)
     assert dataset.test.image.shape == (10000, 28, 28, 1)

@@ -20,6 +20,9 @@ TOLERANCES = {
     "loss float32": (1e-6, 0.0),  # a handful of float32 roundings in log-softmax and the blend
     "loss of large logits": (1e-6, 2e-6),  # where a class wins, the difference of two numbers near 16: one unit there
     "schedule": (1e-13, 0.0),  # a cosine and three operations in float64
+    "trajectory float64": (1e-9, 0.0),  # 200 steps, whose roundings training multiplies
+    "trajectory parameters float64": (0.0, 1e-8),  # the same
+    "early trajectory float32": (1e-4, 0.0),  # 20 steps, float32 roundings multiplied
     "optimizer float64": (1e-12, 1e-14),  # 30 steps, each a few roundings in other orders
 }
 

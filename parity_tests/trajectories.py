@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from fastai.basics import Callback, DataLoader
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.losses import CrossEntropyLossFlat
 from flax import nnx
 from torch.distributions import Beta
 
@@ -61,8 +60,8 @@ class Trajectory:
     mixes: Sequence[jax_mix.Mix | None]
 
 
-def fastai_trajectory(setup: Setup, *, threads: int = 1, channels_last: bool = False) -> Trajectory:
-    """fastai's Learner on the batches of `setup`; `threads` and `channels_last` change only the order of summation."""
+def fastai_trajectory(setup: Setup, *, channels_last: bool = False) -> Trajectory:
+    """fastai's Learner on the batches of `setup`; `channels_last` changes nothing but the order of summation."""
     model, callback = setup.model(), CALLBACKS[setup.mix]()
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -72,25 +71,32 @@ def fastai_trajectory(setup: Setup, *, threads: int = 1, channels_last: bool = F
     ):  # float32 else, which torch.lerp refuses to mix with others
         alpha = callback.distrib.concentration1.to(dtype)
         callback.distrib = Beta(alpha, alpha)
-    images = torch.tensor(np.moveaxis(setup.images, -1, 2)).flatten(0, 1)
-    labels = torch.tensor(setup.labels, dtype=torch.int64).flatten()
-    loader = DataLoader(list(zip(images, labels, strict=True)), bs=setup.images.shape[1], num_workers=0)
-    draws = recording._Draws()
-    keep = Keep(draws, callback, setup.images.shape[2:4])
-    cbs = [recording._Listen(draws), callback, recording._Listen(draws, stop=True), keep] if callback else [keep]
-    before = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_num_threads(threads)
-    torch.set_default_dtype(dtype)  # CutMix divides whole numbers
-    np.random.seed(0)
+    images, labels = np.moveaxis(setup.images, -1, 2), setup.labels.astype(np.int64)
+    loader = fitting.in_order(np.concatenate(images), np.concatenate(labels), images.shape[1])
+    learner = fitting.learner(model, class_loss(), loader, opt_func=fitting.OPTIMIZERS[setup.optimizer], **setup.rates)
+    with recording.one_thread(), default_dtype(dtype):
+        recordings = recording.record(lambda cbs: fitting.fit(learner, setup.schedule, cbs=cbs), callback)
+    losses = np.array([r.loss for r in recordings])
+    mixes = [traced_layer(r.mix()) for r in recordings]
+    return Trajectory(losses, convert.flax_from_torch(convert.torch_arrays(model)), mixes)
+
+
+def traced_layer(mix: jax_mix.Mix | None) -> jax_mix.Mix | None:
+    """The same draw with its layer as a number, so that one compiled step serves all layers."""
+    if mix is None or mix.box is not None:
+        return mix
+    return dataclasses.replace(mix, layer=np.int32(LAYERS.index(mix.layer)), layers=LAYERS)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """CutMix's lambda is a quotient of whole numbers: of this dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
     try:
-        with draws:
-            fitting.fit(
-                model, class_loss(), loader, optimizer=setup.optimizer, schedule=setup.schedule, cbs=cbs, **setup.rates
-            )
+        yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.set_default_dtype(before[1])
-    return Trajectory(np.array(keep.losses), convert.flax_from_torch(convert.torch_arrays(model)), keep.mixes)
+        torch.set_default_dtype(before)
 
 
 def class_loss() -> torch.nn.Module:
@@ -98,29 +104,6 @@ def class_loss() -> torch.nn.Module:
     loss = torch.nn.CrossEntropyLoss()
     loss.y_int = True
     return loss
-
-
-class Keep(Callback):
-    order, run_valid = 100, False
-
-    def __init__(self, draws, callback, size):
-        self.draws, self.callback, self.size = draws, callback, size
-        self.losses, self.mixes = [], []
-
-    def after_batch(self):
-        self.losses.append(self.loss.item())
-        self.mixes.append(self.mix() if self.callback else None)
-        self.draws.kept.clear()
-
-    def mix(self):
-        partner = self.draws.results("randperm")[0].astype(np.int32)
-        if (box := self.draws.box()) is not None:
-            return jax_mix.Mix.from_box(partner, np.array(box, np.int32), self.size)
-        lam = self.draws.results("_sample_dirichlet")[0][..., 0]
-        lam = np.maximum(lam, 1 - lam)
-        if isinstance(self.callback, ManifoldMixup):
-            return jax_mix.Mix(lam, partner, layer=np.int32(LAYERS.index(self.callback.layer_name)), layers=LAYERS)
-        return jax_mix.Mix(lam, partner)
 
 
 def our_trajectory(setup: Setup, mixes: Sequence[jax_mix.Mix | None]) -> Trajectory:

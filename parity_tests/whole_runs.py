@@ -48,17 +48,15 @@ def fastai_run(mix: str, seed: int, dataset: Dataset, epochs: int) -> dict[str, 
     loader = DataLoader(
         list(zip(images, labels, strict=True)), bs=config.batch_size, shuffle=True, drop_last=True, num_workers=0
     )
-    fitting.fit(
+    learner = fitting.learner(
         model,
         CrossEntropyLossFlat(),
         loader,
-        optimizer=config.optimizer,
-        schedule=config.schedule,
+        opt_func=fitting.OPTIMIZERS[config.optimizer],
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        epochs=epochs,
-        cbs=[RandomShift(black), *FASTAI_METHODS[mix]()],
     )
+    fitting.fit(learner, config.schedule, epochs=epochs, cbs=[RandomShift(black), *FASTAI_METHODS[mix]()])
     model.eval()
     with torch.no_grad():
         logits = model(normalized(dataset.test.image))

@@ -1,60 +1,87 @@
-"""Run a fastai callback on one batch in a real Learner; record, from outside, what it drew and what it made of it."""
+"""Run a fastai callback in a real Learner; record, from outside, what it drew and what it made of each batch."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from fastai.basics import (
-    SGD,
-    Callback,
-    CancelBackwardException,
-    CancelStepException,
-    DataLoader,
-    DataLoaders,
-    Learner,
-    noop,
-)
+from fastai.basics import Callback, CancelStepException
 from torch.overrides import TorchFunctionMode
 
 from jax_mix import Mix
+from torch_ref import fitting
 
 
 @dataclasses.dataclass
 class Recording:
     """One training batch as a fastai callback mixed it, in torch's own layout (NCHW)."""
 
-    lam_drawn: np.ndarray  # what Beta gave, before folding or clipping: [batch], or [1] (CutMix)
-    partner: np.ndarray  # [batch]
+    lam_drawn: np.ndarray | None  # what Beta gave, before folding or clipping: [batch], or [1] (CutMix)
+    partner: np.ndarray | None  # [batch]
     centre: tuple[int, int] | None  # CutMix: (row, column)
     box: tuple[int, int, int, int] | None  # CutMix: (y1, x1, y2, x2), as fastai clipped it
     layer: str  # Manifold Mixup: where, else "input"
-    lam: np.ndarray  # what the callback left in `lam`: [batch], or [1] (CutMix)
+    lam: np.ndarray | None  # what the callback left in `lam`: [batch], or [1] (CutMix)
     x: np.ndarray  # what the model was called with
     y: np.ndarray  # what the loss was called with
     logits: np.ndarray
     loss: np.ndarray
+    grads: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by parameter; `run` fills these two
+    statistics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # BatchNorm's, after the batch
 
-    def mix(self) -> Mix:
+    def mix(self) -> Mix | None:
         """The same draw for jax_mix: lambda from Beta's sample or from the box, not from the callback's `lam`."""
+        if self.partner is None or self.lam_drawn is None:
+            return None
         partner = self.partner.astype(np.int32)
         if self.box is not None:
             return Mix.from_box(partner, np.array(self.box, np.int32), self.x.shape[2:])
         return Mix(np.maximum(self.lam_drawn, 1 - self.lam_drawn), partner, layer=self.layer)
 
 
-def learner(model: torch.nn.Module, loss_func: Any, x: np.ndarray, y: np.ndarray) -> Learner:
-    """A fastai Learner whose data are the one batch `x` `[batch, ...]`, `y` `[batch, ...]`."""
-    # A list of samples, all in one batch and in order: nothing but a callback draws.
-    loader = DataLoader(list(zip(torch.tensor(x), torch.tensor(y), strict=True)), bs=len(x), num_workers=0)
-    dls = DataLoaders(loader, loader, device=torch.device("cpu"))
-    learner = Learner(dls, model, loss_func, opt_func=SGD)
-    learner.logger = noop
-    return learner
+@dataclasses.dataclass
+class Given:
+    """A draw to put into a fastai callback in place of its own."""
+
+    lam: np.ndarray  # what Beta is to give: [batch], or [1] (CutMix)
+    partner: np.ndarray  # [batch]
+    centre: tuple[int, int] | None = None  # CutMix: (row, column)
+
+    def results(self) -> dict[str, list[torch.Tensor]]:
+        """What each of torch's functions is to return, call by call."""
+        lam = torch.tensor(self.lam)
+        row_column = [] if self.centre is None else [torch.tensor([at]) for at in self.centre]
+        return {
+            "_sample_dirichlet": [torch.stack([lam, 1 - lam], dim=-1)],  # Beta samples as Dirichlet
+            "randperm": [torch.tensor(self.partner, dtype=torch.int64)],
+            "randint": row_column[::-1],  # fastai draws the column first
+        }
+
+
+def record(
+    fit: Callable[[list[Callback]], Any], callback: Any, *, given: Sequence[Given] = (), seed: int = 0
+) -> list[Recording]:
+    """Every training batch of a fit under `callback`, which is used as it is.
+
+    Args:
+      fit: runs a Learner's `fit` with the fastai callbacks that it gets.
+      callback: a fastai callback that mixes, or None.
+      given: for each batch a draw to use in place of the callback's own; none by default.
+      seed: of torch and of numpy.
+
+    Source: fastai's training loop, `fastai.learner.Learner`.
+    """
+    draws = _Draws([g.results() for g in given])
+    keep = _Keep(draws, callback)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the layer is drawn from numpy's global state, as in ManifoldMixupV2
+    with draws:
+        fit([_Listen(draws), callback, _Listen(draws, stop=True), keep] if callback else [keep])
+    return keep.recordings
 
 
 def run(
@@ -65,36 +92,29 @@ def run(
     y: np.ndarray,
     *,
     seed: int = 0,
+    given: Given | None = None,
 ) -> Recording:
-    """One batch in training through `model` under `callback`, which is used as it is. No gradient is taken.
+    """One batch in training through `model` under `callback`, which is used as it is, and back. No step is taken.
 
     Args:
       callback: a fastai callback that mixes.
       model: called in training mode; only its BatchNorm statistics change.
-      loss_func: as `fastai.basics.Learner` takes it.
+      loss_func: as `fastai.basics.Learner` takes it. Gradients are of the loss or, if it is not reduced, its mean.
       x: float images `[batch, channels, height, width]`; copied first, for fastai's CutMix writes into its batch.
       y: targets `[batch, ...]`, class numbers or floats.
       seed: of torch and of numpy.
-
-    Source: fastai's training loop, `fastai.learner.Learner`.
+      given: a draw to use in place of the callback's own.
     """
-    draws, made = _Draws(), _Made(callback)
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the layer is drawn from numpy's global state, as in ManifoldMixupV2
-    with draws, _one_thread():
-        learner(model, loss_func, x, y).fit(1, cbs=[_Listen(draws), callback, _Listen(draws, stop=True), made])
-    return Recording(
-        lam_drawn=draws.results("_sample_dirichlet")[0][..., 0],
-        partner=draws.results("randperm")[0],
-        centre=draws.centre(),
-        box=draws.box(),
-        layer=getattr(callback, "layer_name", "input"),
-        **made.arrays,
-    )
+    learner, back = fitting.learner(model, loss_func, fitting.in_order(x, y, len(x))), _BackwardOnly()
+    with one_thread():
+        (recording,) = record(
+            lambda cbs: learner.fit(1, cbs=[*cbs, back]), callback, given=[given] if given else [], seed=seed
+        )
+    return dataclasses.replace(recording, grads=back.grads, statistics=back.statistics)
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Without it, on a busy machine, each small operation waits 10 ms for its other threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -107,30 +127,27 @@ def _one_thread() -> Iterator[None]:
 class _Draws(TorchFunctionMode):
     """Keeps the results of torch's random functions, and of `clamp`, whose four results are CutMix's box."""
 
-    KEPT = ("_sample_dirichlet", "randperm", "randint", "clamp")  # Beta samples as Dirichlet
+    KEPT = ("_sample_dirichlet", "randperm", "randint", "clamp")
 
-    def __init__(self) -> None:
+    def __init__(self, given: list[dict[str, list[torch.Tensor]]]) -> None:
         super().__init__()
         self.listening = False
-        self.kept: list[tuple[str, np.ndarray]] = []
+        self.given = given  # for each batch and function, results to give in place of its own
+        self.kept: dict[str, list[np.ndarray]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if self.listening and name in self.KEPT:
-            self.kept.append((name, result.numpy().copy()))
+        if not self.listening or name not in self.KEPT:
+            return func(*args, **(kwargs or {}))
+        given = self.given[0].get(name) if self.given else None
+        result = func(*args, **(kwargs or {})) if given is None else given.pop(0)
+        self.kept.setdefault(name, []).append(result.numpy().copy())
         return result
 
-    def results(self, name: str) -> list[np.ndarray]:
-        return [result for kept, result in self.kept if kept == name]
-
-    def centre(self) -> tuple[int, int] | None:
-        column_row = [int(result.item()) for result in self.results("randint")]
-        return (column_row[1], column_row[0]) if column_row else None
-
-    def box(self) -> tuple[int, int, int, int] | None:
-        box = [int(result.item()) for result in self.results("clamp")]
-        return (box[1], box[0], box[3], box[2]) if box else None
+    def next_batch(self) -> dict[str, list[np.ndarray]]:
+        """What was kept of this batch."""
+        kept, self.kept, self.given = self.kept, {}, self.given[1:]
+        return kept
 
 
 class _Listen(Callback):
@@ -145,34 +162,44 @@ class _Listen(Callback):
         self.draws.listening = not self.stop
 
 
-class _Made(Callback):
-    """Keeps what the callback made of the batch, after every other callback has run."""
+class _Keep(Callback):
+    """Keeps what the callback drew and what it made of each batch, after every other callback has run."""
 
     order, run_valid = 100, False
 
-    def __init__(self, callback: Any) -> None:
-        self.callback = callback
-        self.arrays: dict[str, np.ndarray] = {}
+    def __init__(self, draws: _Draws, callback: Any) -> None:
+        self.draws, self.callback = draws, callback
+        self.recordings: list[Recording] = []
 
     def after_loss(self) -> None:
-        made = {"x": self.xb[0], "y": self.yb[0], "lam": self.callback.lam, "logits": self.pred}
-        made["loss"] = self.learn.loss
-        self.arrays = {name: value.detach().numpy().copy() for name, value in made.items()}
+        kept = self.draws.next_batch()
+        column_row = [int(at.item()) for at in kept.get("randint", [])]
+        x1_y1_x2_y2 = [int(at.item()) for at in kept.get("clamp", [])]
+        made = {"x": self.xb[0], "y": self.yb[0], "logits": self.pred, "loss": self.learn.loss}
+        if self.callback:
+            made["lam"] = self.callback.lam
+        self.recordings.append(
+            Recording(
+                lam_drawn=kept["_sample_dirichlet"][0][..., 0] if kept else None,
+                partner=kept["randperm"][0] if kept else None,
+                centre=(column_row[1], column_row[0]) if column_row else None,
+                box=tuple(x1_y1_x2_y2[i] for i in (1, 0, 3, 2)) if x1_y1_x2_y2 else None,  # type: ignore[arg-type]
+                layer=getattr(self.callback, "layer_name", "input"),
+                **{"lam": None, **{name: value.detach().numpy().copy() for name, value in made.items()}},
+            )
+        )
+
+
+class _BackwardOnly(Callback):
+    """Takes gradients, of the mean if the loss is not reduced, and keeps them; takes no step."""
+
+    order, run_valid = 100, False
 
     def before_backward(self) -> None:
-        raise CancelBackwardException
+        self.learn.loss_grad = self.learn.loss_grad.mean()
 
     def before_step(self) -> None:
+        parameters, buffers = self.model.named_parameters(), self.model.named_buffers()
+        self.grads = {name: p.grad.numpy().copy() for name, p in parameters if p.grad is not None}
+        self.statistics = {name: value.numpy().copy() for name, value in buffers}
         raise CancelStepException
-
-
-@contextlib.contextmanager
-def replayed(function: Callable[..., Any], results: Iterator[torch.Tensor]) -> Iterator[None]:
-    """Within it, each call of a torch function, say `torch.randint`, gives the next of `results` instead."""
-
-    class Replay(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return next(results) if func is function else func(*args, **(kwargs or {}))
-
-    with Replay():
-        yield
