@@ -80,17 +80,19 @@ class ManifoldMixup(Callback):
         return None
 
     def _blend(self, x: torch.Tensor) -> torch.Tensor:
-        """`lam * x + (1 - lam) * x[partner]`, in float32 also under mixed precision; `[batch, ...]`."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        own = x.to(dtype)
-        lam = self.lam.to(dtype).reshape(-1, *[1] * (x.ndim - 1))
-        return torch.lerp(own[self.partner], own, lam).to(x.dtype)
+        return self._lerp(x, x[self.partner])
+
+    def _lerp(self, own: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
+        """`lam * own + (1 - lam) * partners`, in float32 also under mixed precision; `[batch, ...]`."""
+        dtype = torch.promote_types(own.dtype, torch.float32)
+        lam = self.lam.to(dtype).reshape(-1, *[1] * (own.ndim - 1))
+        return torch.lerp(partners.to(dtype), own.to(dtype), lam).to(own.dtype)
 
     def after_loss(self) -> None:
         if not self._stacked:
             return
         with NoneReduce(self.loss_func) as loss_func:
-            losses = torch.lerp(loss_func(self.pred, *self.partner_yb), loss_func(self.pred, *self.yb), self.lam)
+            losses = self._lerp(loss_func(self.pred, *self.yb), loss_func(self.pred, *self.partner_yb))
         self.learn.loss_grad = reduce_loss(losses, getattr(self.loss_func, "reduction", "mean"))
         self.learn.loss = self.learn.loss_grad.clone()
 

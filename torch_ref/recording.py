@@ -12,12 +12,11 @@ import torch
 from fastai.basics import (
     SGD,
     Callback,
-    CancelBackwardException,
     CancelStepException,
     DataLoader,
     DataLoaders,
     Learner,
-    noop,
+    Recorder,
 )
 from torch.overrides import TorchFunctionMode
 
@@ -38,6 +37,8 @@ class Recording:
     y: np.ndarray  # what the loss was called with
     logits: np.ndarray
     loss: np.ndarray
+    grads: dict[str, np.ndarray]  # by parameter, of the loss or, if it was not reduced, of its mean
+    statistics: dict[str, np.ndarray]  # the model's buffers after the batch, BatchNorm's among them
 
     def mix(self) -> Mix:
         """The same draw for jax_mix: lambda from Beta's sample or from the box, not from the callback's `lam`."""
@@ -53,7 +54,7 @@ def learner(model: torch.nn.Module, loss_func: Any, x: np.ndarray, y: np.ndarray
     loader = DataLoader(list(zip(torch.tensor(x), torch.tensor(y), strict=True)), bs=len(x), num_workers=0)
     dls = DataLoaders(loader, loader, device=torch.device("cpu"))
     learner = Learner(dls, model, loss_func, opt_func=SGD)
-    learner.logger = noop
+    learner.remove_cb(Recorder)  # its running mean is in float32, and refuses a loss in float64
     return learner
 
 
@@ -66,7 +67,7 @@ def run(
     *,
     seed: int = 0,
 ) -> Recording:
-    """One batch in training through `model` under `callback`, which is used as it is. No gradient is taken.
+    """One batch in training through `model` under `callback`, which is used as it is, and back. No step is taken.
 
     Args:
       callback: a fastai callback that mixes.
@@ -89,6 +90,8 @@ def run(
         centre=draws.centre(),
         box=draws.box(),
         layer=getattr(callback, "layer_name", "input"),
+        grads=made.grads,
+        statistics=made.statistics,
         **made.arrays,
     )
 
@@ -153,6 +156,8 @@ class _Made(Callback):
     def __init__(self, callback: Any) -> None:
         self.callback = callback
         self.arrays: dict[str, np.ndarray] = {}
+        self.grads: dict[str, np.ndarray] = {}
+        self.statistics: dict[str, np.ndarray] = {}
 
     def after_loss(self) -> None:
         made = {"x": self.xb[0], "y": self.yb[0], "lam": self.callback.lam, "logits": self.pred}
@@ -160,9 +165,12 @@ class _Made(Callback):
         self.arrays = {name: value.detach().numpy().copy() for name, value in made.items()}
 
     def before_backward(self) -> None:
-        raise CancelBackwardException
+        self.learn.loss_grad = self.learn.loss_grad.mean()
 
     def before_step(self) -> None:
+        parameters, buffers = self.model.named_parameters(), self.model.named_buffers()
+        self.grads = {name: p.grad.numpy().copy() for name, p in parameters if p.grad is not None}
+        self.statistics = {name: value.numpy().copy() for name, value in buffers}
         raise CancelStepException
 
 

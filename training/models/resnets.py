@@ -184,7 +184,8 @@ class ResBlock(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> None:
         self.conv1 = ConvLayer(in_channels, out_channels, stride=stride, rngs=rngs)
         self.conv2 = ConvLayer(out_channels, out_channels, activate=False, rngs=rngs)
-        self.conv2.norm.scale[...] = jnp.zeros(out_channels)  # the block starts as its shortcut
+        scale = self.conv2.norm.scale
+        scale[...] = jnp.zeros_like(scale[...])  # the block starts as its shortcut
         same = in_channels == out_channels
         self.shortcut = None if same else ConvLayer(in_channels, out_channels, kernel=1, activate=False, rngs=rngs)
         self.stride = stride
