@@ -1,4 +1,4 @@
-"""The torch twin of a Flax model: the same weights give the same logits and BatchNorm statistics."""
+"""Each Flax model beside its torch reference: weights convert without rest; the same weights, the same logits."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,83 +7,70 @@ import torch
 from flax import nnx
 
 from parity_tests.tolerances import assert_close
+from parity_tests.twins import MODELS, SIZE, images, nhwc, precision, twins
 from torch_ref import convert, models
-from training.models import PreActResNet
+
+every_model = pytest.mark.parametrize("name", MODELS)
+every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
-def twins(seed=0):
-    """The two models with the same weights, none of them at its initial zeros or ones."""
-    torch.manual_seed(seed)
-    theirs, ours = models.PreActResNet(3, 10, width=8), PreActResNet(3, 10, width=8, rngs=nnx.Rngs(seed))
-    with torch.no_grad():
-        for value in theirs.state_dict().values():
-            if value.ndim == 1:
-                value.uniform_(0.5, 1.5)
-    convert.copy_to_flax(theirs, ours)
-    return theirs, ours
+@every_model
+@every_dtype
+def test_weights_survive_the_way_there_and_back(name, dtype):
+    with precision(dtype):
+        theirs, ours = twins(name, dtype, seed=1)
+        back = MODELS[name][0]().to(next(theirs.parameters()).dtype)
+        convert.copy_to_torch(ours, back)
+        weights, returned = convert.torch_arrays(theirs), convert.torch_arrays(back)
+        assert weights.keys() == returned.keys()
+        for key, value in weights.items():
+            if not key.endswith(convert.TORCH_ONLY):
+                assert returned[key].dtype == dtype
+                np.testing.assert_array_equal(returned[key], value, err_msg=key)
+        assert len(convert.flax_arrays(ours)) == len(convert.flax_from_torch(weights))
+        assert {array.dtype for array in convert.flax_arrays(ours).values()} == {np.dtype(dtype)}
 
 
-def images(n=16, height=16, width=12, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, 3, height, width)).astype(np.float32)
-
-
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("size", [(16, 12), (15, 9)])
-def test_logits_equal(training, size):
-    theirs, ours = twins()
-    theirs.train(training)
-    ours.train() if training else ours.eval()
-    x = images(16, *size)
-    assert_close(ours(jnp.asarray(nhwc(x))), theirs(torch.tensor(x)).detach(), "logits float32")
-
-
-def test_batch_statistics_equal_but_for_the_unbiased_running_variance():
-    theirs, ours = twins()
-    before = convert.flax_arrays(ours)
-    x = images(n=16, height=16, width=12)
-    theirs(torch.tensor(x))
-    ours(jnp.asarray(nhwc(x)))
-    torch_after, flax_after = convert.flax_from_torch(convert.torch_arrays(theirs)), convert.flax_arrays(ours)
-    # Values per channel in each norm's input: 16 images of 16 x 12, halved in layer2 and layer3.
-    full, half, quarter = 16 * 16 * 12, 16 * 8 * 6, 16 * 4 * 3
-    values = {"layer1.norm1": full, "layer1.norm2": full, "layer2.norm1": full, "layer2.norm2": half}
-    values |= {"layer3.norm1": half, "layer3.norm2": quarter, "norm": quarter}
-    for name, n in values.items():
-        mean, var = f"{name}.mean", f"{name}.var"
-        assert_close(flax_after[mean], torch_after[mean], "batch statistics")
-        unbiased = 0.9 * before[var] + (flax_after[var] - 0.9 * before[var]) * n / (n - 1)
-        assert_close(unbiased, torch_after[var], "batch statistics")
-    with pytest.raises(AssertionError):
-        assert_close(flax_after["norm.var"], torch_after["norm.var"], "batch statistics")
-
-
-def test_weights_survive_the_way_there_and_back():
-    theirs, ours = twins(seed=1)
-    back = models.PreActResNet(3, 10, width=8)
-    convert.copy_to_torch(ours, back)
-    for name, value in theirs.state_dict().items():
-        if not name.endswith("num_batches_tracked"):
-            assert_close(back.state_dict()[name], value, "recorded draw")
+@every_model
+def test_gradients_have_the_names_of_the_weights(name):
+    """What is converted by name is every parameter, also where only parameters are given."""
+    theirs, ours = (make(*args) for make, args in zip(MODELS[name], [(), (nnx.Rngs(0),)], strict=True))
+    gradients = convert.flax_from_torch({name: p.detach().numpy() for name, p in theirs.named_parameters()})
+    params = convert.flax_arrays(nnx.state(ours, nnx.Param))
+    assert {key: array.shape for key, array in gradients.items()} == {key: array.shape for key, array in params.items()}
 
 
 def test_weights_without_counterpart_are_refused():
     theirs, ours = models.PreActResNet(3, 7, width=8), twins()[1]
     with pytest.raises(ValueError, match=r"head\.kernel"):
         convert.copy_to_flax(theirs, ours)
-    with pytest.raises(ValueError, match=r"head\.weight"):
+    with pytest.raises(ValueError, match=r"head\.kernel"):
         convert.copy_to_torch(ours, theirs)
+    deeper = models.PreActResNet(3, 10, blocks=(1, 1, 2), width=8)
+    with pytest.raises(ValueError, match=r"layer3\.layers\.1\.conv1\.kernel"):
+        convert.copy_to_flax(deeper, ours)
+    with pytest.raises(ValueError, match=r"layer3\.layers\.1\.conv1\.kernel"):
+        convert.copy_to_torch(ours, deeper)
 
 
-@pytest.mark.parametrize("name", ["stem.kernel", "layer2.conv1.kernel", "head.kernel"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [SIZE, (23, 33)])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("MLP", "ViT")])
+def test_logits_equal_at_other_sizes_and_in_evaluation(name, size, training):
+    with precision(np.float64):
+        theirs, ours = twins(name, np.float64)
+        theirs.train(training)
+        ours.train() if training else ours.eval()
+        x = images(4, size, np.float64)
+        assert_close(ours(jnp.asarray(nhwc(x))), theirs(torch.tensor(x)).detach(), "logits float64")
+
+
+@pytest.mark.parametrize("name", ["stem.kernel", "layer2.layers.0.conv1.kernel", "head.kernel"])
 def test_the_comparison_fails_for_a_kernel_the_wrong_way_round(name):
     theirs, ours = twins()
     module = ours
     for part in name.split(".")[:-1]:
-        module = getattr(module, part)
+        module = module[int(part)] if part.isdecimal() else getattr(module, part)
     kernel = module.kernel[...]
     module.kernel[...] = kernel.swapaxes(0, 1) if kernel.ndim == 4 else jnp.flip(kernel, 0)
     x = images()

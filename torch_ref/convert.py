@@ -1,45 +1,77 @@
-"""A Flax NNX model's weights from its torch twin's, and back. Modules have the same names on both sides."""
+"""A Flax NNX model's weights, and their gradients, from its torch reference's, and back. Nothing is computed."""
 
 from __future__ import annotations
+
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
 
-# The one map. (torch leaf, rank) <-> Flax leaf, and the axes of the torch array in Flax's order.
+# The one map, in two tables. Arrays: (torch leaf, rank) -> Flax leaf, and the axes of the torch array in Flax's order.
 #   torch                  Flax       axes
 LEAVES = {
-    ("weight", 4): ("kernel", (2, 3, 1, 0)),  # Conv2d, OIHW <-> HWIO
-    ("weight", 2): ("kernel", (1, 0)),  # Linear, [out, in] <-> [in, out]
-    ("weight", 1): ("scale", (0,)),  # BatchNorm
+    ("weight", 4): ("kernel", (2, 3, 1, 0)),  # Conv2d, OIHW -> HWIO
+    ("weight", 2): ("kernel", (1, 0)),  # Linear, [out, in] -> [in, out]
+    ("weight", 1): ("scale", (0,)),  # BatchNorm, LayerNorm
     ("bias", 1): ("bias", (0,)),
     ("running_mean", 1): ("mean", (0,)),
     ("running_var", 1): ("var", (0,)),  # torch updates it with the unbiased variance, Flax with the biased
+    ("position", 3): ("position", (0, 1, 2)),
 }
 TORCH_ONLY = ("num_batches_tracked",)
+
+# Modules: what is called otherwise. Patterns match whole segments of the path; each sees what the last one made.
+#   torch                            Flax
+MODULES = (
+    (r"^([012])", r"stem.layers.\1"),  # fastai's xresnet18 is one Sequential: stem,
+    (r"^4", "layer1"),  # stages,
+    (r"^5", "layer2"),
+    (r"^6", "layer3"),
+    (r"^7", "layer4"),
+    (r"^11", "fc"),  # head;
+    (r"convpath\.0", "conv1"),  # its blocks are of two paths
+    (r"convpath\.1", "conv2"),
+    (r"idpath\.1", "shortcut"),  # after the pooling, idpath.0
+    (r"(stem\.layers\.\d|conv1|conv2|shortcut)\.0", r"\1.conv"),  # and its ConvLayers Sequentials
+    (r"(stem\.layers\.\d|conv1|conv2|shortcut)\.1", r"\1.norm"),
+    (r"(layer\d|downsample)\.(\d+)", r"\1.layers.\2"),  # nnx.Sequential keeps its modules in `layers`
+)
+
+
+def flax_module(name: str) -> str:
+    """The Flax path of the module that torch calls `name`."""
+    for pattern, replacement in MODULES:
+        name = re.sub(rf"(?<![^.]){pattern}(?![^.])", replacement, name)
+    return name
 
 
 def flax_from_torch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays by torch name, "layer1.conv1.weight", to arrays by Flax name, "layer1.conv1.kernel". Gradients too."""
     converted = {}
     for name, array in arrays.items():
-        module, _, leaf = name.rpartition(".")
-        if leaf not in TORCH_ONLY:
-            flax_leaf, axes = LEAVES[leaf, array.ndim]
-            converted[f"{module}.{flax_leaf}"] = array.transpose(axes)
+        if not name.endswith(TORCH_ONLY):
+            flax_name, axes = _leaf(name, array.ndim)
+            converted[flax_name] = array.transpose(axes)
     return converted
 
 
-def torch_from_flax(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `flax_from_torch`."""
-    inverse = {(flax_leaf, rank): (leaf, tuple(np.argsort(axes))) for (leaf, rank), (flax_leaf, axes) in LEAVES.items()}
+def torch_from_flax(arrays: dict[str, np.ndarray], like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `flax_from_torch`, for the torch names and ranks in `like`."""
     converted = {}
-    for name, array in arrays.items():
-        module, _, leaf = name.rpartition(".")
-        torch_leaf, axes = inverse[leaf, array.ndim]
-        converted[f"{module}.{torch_leaf}"] = array.transpose(axes)
+    for name, array in like.items():
+        if not name.endswith(TORCH_ONLY):
+            flax_name, axes = _leaf(name, array.ndim)
+            converted[name] = arrays[flax_name].transpose(np.argsort(axes))
     return converted
+
+
+def _leaf(name: str, rank: int) -> tuple[str, tuple[int, ...]]:
+    """The Flax name of the torch array `name`, and its axes in Flax's order."""
+    module, dot, leaf = name.rpartition(".")
+    flax_leaf, axes = LEAVES[leaf, rank]
+    return flax_module(module) + dot + flax_leaf, axes
 
 
 def torch_arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -47,9 +79,9 @@ def torch_arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy() for name, value in model.state_dict().items()}
 
 
-def flax_arrays(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Parameters and BatchNorm statistics by name, path segments joined by dots."""
-    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+def flax_arrays(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
+    """A model's parameters and BatchNorm statistics, or gradients, by name: path segments joined by dots."""
+    state = nnx.state(tree, nnx.Any(nnx.Param, nnx.BatchStat)) if isinstance(tree, nnx.Module) else tree
     return {".".join(map(str, path)): np.asarray(value[...]) for path, value in nnx.to_flat_state(state)}
 
 
@@ -59,17 +91,17 @@ def copy_to_flax(source: torch.nn.Module, target: nnx.Module) -> None:
     _check(arrays, flax_arrays(target))
     state = nnx.state(target, nnx.Any(nnx.Param, nnx.BatchStat))
     for path, value in nnx.to_flat_state(state):
-        value.set_value(jnp.array(arrays[".".join(map(str, path))]))  # in their dtype
+        value.set_value(jnp.array(arrays[".".join(map(str, path))]))  # not value[...] =, which would keep its dtype
     nnx.update(target, state)
 
 
 def copy_to_torch(source: nnx.Module, target: torch.nn.Module) -> None:
     """Set all of `target`'s weights and statistics to `source`'s; ValueError unless each has its counterpart."""
-    arrays = torch_from_flax(flax_arrays(source))
-    state = target.state_dict()
-    counts = {name: value for name, value in state.items() if name.rpartition(".")[2] in TORCH_ONLY}
-    _check(arrays, {name: value.numpy() for name, value in state.items() if name not in counts})
-    target.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()} | counts)
+    arrays, like = flax_arrays(source), torch_arrays(target)
+    _check(arrays, flax_from_torch(like))
+    converted = torch_from_flax(arrays, like)
+    state = {name: torch.tensor(converted.get(name, array)) for name, array in like.items()}
+    target.load_state_dict(state)
 
 
 def _check(arrays: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:

@@ -1,6 +1,12 @@
-"""The torch twin (NCHW) of each Flax model: the same modules under the same names, so that weights convert by name."""
+"""The torch twin (NCHW) of each Flax model: the same modules under the same names, so that weights convert by name.
+
+Two need no twin here, for they are themselves the reference: `torchvision.models.resnet18` and fastai's `xresnet18`.
+"""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +14,7 @@ from torch import nn
 
 
 class PreActBlock(nn.Module):
-    """`training.models.PreActBlock`. `[batch, in, h, w]` -> `[batch, out, h / stride, w / stride]`."""
+    """`training.models.resnets.PreActBlock`. `[batch, in, h, w]` -> `[batch, out, h / stride, w / stride]`."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -29,18 +35,104 @@ class PreActBlock(nn.Module):
 class PreActResNet(nn.Module):
     """`training.models.PreActResNet`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
 
-    def __init__(self, in_channels: int, num_classes: int, *, width: int = 16) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, *, blocks: Sequence[int] = (1, 1, 1), width: int = 16
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.layer1 = PreActBlock(width, width)
-        self.layer2 = PreActBlock(width, 2 * width, stride=2)
-        self.layer3 = PreActBlock(2 * width, 4 * width, stride=2)
-        self.norm = nn.BatchNorm2d(4 * width)
-        self.head = nn.Linear(4 * width, num_classes)
+        self.stages = []
+        channels = width
+        for k, count in enumerate(blocks, start=1):
+            stage = [PreActBlock(channels, channels) if k == 1 else PreActBlock(channels, 2 * channels, stride=2)]
+            channels = width if k == 1 else 2 * channels
+            stage += [PreActBlock(channels, channels) for _ in range(count - 1)]
+            self.stages.append(f"layer{k}")
+            self.add_module(f"layer{k}", nn.Sequential(*stage))
+        self.norm = nn.BatchNorm2d(channels)
+        self.head = nn.Linear(channels, num_classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        x = self.layer3(self.layer2(self.layer1(self.stem(image))))
+        x = self.stem(image)
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
         return self.head(F.relu(self.norm(x)).mean((2, 3)))
+
+
+class MLP(nn.Module):
+    """`training.models.MLP`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
+
+    def __init__(
+        self, in_channels: int, num_classes: int, *, image_size: tuple[int, int], hidden: Sequence[int] = (128, 128)
+    ) -> None:
+        super().__init__()
+        sizes = (image_size[0] * image_size[1] * in_channels, *hidden)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.head = nn.Linear(sizes[-1], num_classes)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = image.permute(0, 2, 3, 1).flatten(1)  # pixels before channels, as they lie in NHWC
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        return self.head(x)
+
+
+class ViT(nn.Module):
+    """`training.models.ViT`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        image_size: tuple[int, int],
+        patch_size: int = 4,
+        width: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(in_channels, width, patch_size, patch_size)
+        patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
+        self.position = nn.Parameter(0.02 * torch.randn(1, patches, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.patch(image).flatten(2).transpose(1, 2) + self.position
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).mean(1))
+
+
+class Block(nn.Module):
+    """`training.models.vit.Block`. `[batch, tokens, width]` -> the same."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Attention(nn.Module):
+    """`training.models.vit.Attention`, by torch's own. `[batch, tokens, width]` -> the same."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2)
+        )
+        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
 class Pooled(nn.Module):

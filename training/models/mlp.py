@@ -1,0 +1,47 @@
+"""The smallest network: linear layers on the flattened image."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flax import nnx
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+class MLP(nnx.Module):
+    """Linear layers with ReLU between them, on the image as one vector.
+
+    Shapes: hidden.0, hidden.1, ...: `[batch, hidden[i]]`, before the ReLU.
+
+    Args:
+      in_channels: channels of the images.
+      num_classes: how many logits.
+      image_size: `(height, width)` of the images.
+      hidden: features of each hidden layer.
+      rngs: for the parameters.
+
+    Source: Rosenblatt's perceptron in layers, as in Manifold Mixup's first experiments (arXiv:1806.05236).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        image_size: tuple[int, int],
+        hidden: Sequence[int] = (128, 128),
+        rngs: nnx.Rngs,
+    ) -> None:
+        sizes = (image_size[0] * image_size[1] * in_channels, *hidden)
+        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        self.head = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
+
+    def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
+        x = image.reshape(image.shape[0], -1)
+        for layer in self.hidden:
+            x = nnx.relu(layer(x))
+        return self.head(x)
