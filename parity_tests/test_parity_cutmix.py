@@ -15,24 +15,22 @@ from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 import jax_mix
 from jax_mix import _sampling
 from parity_tests.tolerances import assert_close, assert_within_ulp
+from parity_tests.twins import nhwc, precision
 from torch_ref import models, recording
 
 SIZES = [(32, 32), (28, 28), (17, 33), (8, 5), (9, 1), (1, 9), (1, 1)]
 
 
-def nhwc(x):
-    return np.moveaxis(x, 1, -1)
-
-
-def data(n, height, width, channels=3, seed=0):
+def data(n, height, width, channels=3, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, channels, height, width)).astype(np.float32)
+    x = rng.normal(size=(n, channels, height, width)).astype(dtype)
     return x, rng.dirichlet(np.ones(10), n).astype(np.float32)
 
 
 def record(x, y, alpha=1.0, seed=0):
+    model = models.Pooled(x.shape[1]).to(torch.tensor(x[:0]).dtype)
     loss = CrossEntropyLossFlat() if y.dtype == np.int64 else MSELossFlat()
-    return recording.run(CutMix(alpha), models.Pooled(x.shape[1]), loss, x, y, seed=seed)
+    return recording.run(CutMix(alpha), model, loss, x, y, seed=seed)
 
 
 def boxes_at(centre, lam, height, width, how="fastai", transform=lambda f: f):
@@ -54,6 +52,16 @@ def test_batch_box_and_lambda_equal_fastai_bit_for_bit(size, seed):
     box = boxes_at(fastai.centre, fastai.lam_drawn[0], *size)
     assert_close(box, fastai.box, "box")
     assert_within_ulp(mix.targets(y), fastai.y, np.maximum(y, y[fastai.partner]))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_dtypes_too(dtype):
+    x, y = data(9, 17, 12, dtype=dtype)
+    fastai = record(x, y, seed=1)
+    with precision(dtype):
+        mixed = fastai.mix().blend(nhwc(x))
+    assert mixed.dtype == fastai.x.dtype == dtype
+    assert_close(mixed, nhwc(fastai.x), "cutmix batch")
 
 
 def test_class_numbers_are_left_as_they_are():

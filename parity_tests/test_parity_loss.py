@@ -16,9 +16,11 @@ from fastai.losses import (
     LabelSmoothingCrossEntropyFlat,
     MSELossFlat,
 )
+from torch.distributions import Beta
 
 import jax_mix
 from parity_tests.tolerances import assert_close
+from parity_tests.twins import CrossEntropy, precision
 from torch_ref import models, recording
 
 CLASSES = 10
@@ -36,37 +38,51 @@ def smoothed(eps):
     return loss_fn
 
 
-LOSSES = {  # name: fastai's, ours
-    "cross-entropy": (CrossEntropyLossFlat, optax.softmax_cross_entropy_with_integer_labels),
-    "smoothing 0.1": (LabelSmoothingCrossEntropyFlat, smoothed(0.1)),
+XENT = optax.softmax_cross_entropy_with_integer_labels
+LOSSES = {  # name: fastai's or torch's, ours
+    "cross-entropy": (CrossEntropy, XENT),
+    "cross-entropy, fastai's": (CrossEntropyLossFlat, XENT),
+    "smoothing 0.1": (LabelSmoothingCrossEntropy, smoothed(0.1)),
+    "smoothing 0.1, fastai's flat": (LabelSmoothingCrossEntropyFlat, smoothed(0.1)),
     "smoothing 0.3": (lambda reduction: LabelSmoothingCrossEntropy(0.3, reduction=reduction), smoothed(0.3)),
 }
 
 
-def record(method, loss_func, y, n=32, alpha=1.0, seed=0, scale=1.0):
-    x = scale * np.random.default_rng(seed).normal(size=(n, 3, 8, 8)).astype(np.float32)
+def in_dtypes(losses):
+    """(loss, dtype): fastai's "flat" losses cast to float32."""
+    return [(loss, dtype) for loss in losses for dtype in (np.float32, np.float64)[: 1 if "fastai" in loss else 2]]
+
+
+def record(method, loss_func, y, n=32, alpha=1.0, seed=0, scale=1.0, dtype=np.float32):
+    x = scale * np.random.default_rng(seed).normal(size=(n, 3, 8, 8))
     torch.manual_seed(seed)
-    model = models.Pooled(3, CLASSES)
-    return recording.run(METHODS[method](alpha), model, loss_func, x.astype(np.float32), y, seed=seed)
+    model, callback = models.Pooled(3, CLASSES), METHODS[method](alpha)
+    if dtype == np.float64:
+        model = model.double()
+        callback.distrib = Beta(*torch.tensor([alpha, alpha], dtype=torch.float64))
+    with recording.default_dtype(torch.tensor(x.astype(dtype)).dtype):
+        return recording.run(callback, model, loss_func, x.astype(dtype), y, seed=seed)
 
 
 def class_numbers(n=32, seed=0):
     return np.random.default_rng(seed).integers(0, CLASSES, n)
 
 
-def one_hot(n=32, seed=0):
-    return np.eye(CLASSES, dtype=np.float32)[class_numbers(n, seed)]
+def one_hot(n=32, seed=0, dtype=np.float32):
+    return np.eye(CLASSES, dtype=dtype)[class_numbers(n, seed)]
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("loss", "dtype"), in_dtypes(LOSSES))
 @pytest.mark.parametrize("method", METHODS)
-def test_mixed_loss_of_class_numbers_equals_fastai(method, loss, reduction):
+def test_mixed_loss_of_class_numbers_equals_fastai(method, loss, reduction, dtype):
     theirs, ours = LOSSES[loss]
     y = class_numbers()
-    fastai = record(method, theirs(reduction=reduction), y)
-    losses = jax_mix.mixed_loss(ours, fastai.logits, y, fastai.mix())
-    assert_close(REDUCTIONS[reduction](losses), fastai.loss, "loss float32")
+    fastai = record(method, theirs(reduction=reduction), y, dtype=dtype)
+    with precision(dtype):
+        losses = jax_mix.mixed_loss(ours, fastai.logits, y, fastai.mix())
+        assert losses.dtype == dtype
+        assert_close(REDUCTIONS[reduction](losses), fastai.loss, f"loss {np.dtype(dtype).name}")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -82,19 +98,24 @@ def test_over_seeds_alphas_and_large_logits(loss, seed):
 
 FLOAT_LOSSES = {  # fastai mixes float targets and computes one loss
     "cross-entropy": (torch.nn.CrossEntropyLoss, optax.softmax_cross_entropy),
-    "sigmoid": (BCEWithLogitsLossFlat, optax.sigmoid_binary_cross_entropy),
-    "squared error": (MSELossFlat, optax.squared_error),
+    "sigmoid": (torch.nn.BCEWithLogitsLoss, optax.sigmoid_binary_cross_entropy),
+    "sigmoid, fastai's": (BCEWithLogitsLossFlat, optax.sigmoid_binary_cross_entropy),
+    "squared error": (torch.nn.MSELoss, optax.squared_error),
+    "squared error, fastai's": (MSELossFlat, optax.squared_error),
 }
 
 
-@pytest.mark.parametrize("loss", FLOAT_LOSSES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(("loss", "dtype"), in_dtypes(FLOAT_LOSSES))
 @pytest.mark.parametrize("method", METHODS)
-def test_loss_of_mixed_one_hot_targets_equals_fastai(method, loss):
+def test_loss_of_mixed_one_hot_targets_equals_fastai(method, loss, reduction, dtype):
     theirs, ours = FLOAT_LOSSES[loss]
-    y = one_hot()
-    fastai = record(method, theirs(reduction="none"), y)
-    losses = ours(jnp.asarray(fastai.logits), fastai.mix().targets(y))
-    assert_close(np.ravel(losses), np.ravel(fastai.loss), "loss float32")
+    y = one_hot(dtype=dtype)
+    fastai = record(method, theirs(reduction=reduction), y, dtype=dtype)
+    with precision(dtype):
+        losses = ours(jnp.asarray(fastai.logits), fastai.mix().targets(y))
+        assert losses.dtype == dtype
+        assert_close(np.ravel(REDUCTIONS[reduction](losses)), np.ravel(fastai.loss), f"loss {np.dtype(dtype).name}")
 
 
 @pytest.mark.parametrize("method", METHODS)

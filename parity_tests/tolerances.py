@@ -30,6 +30,7 @@ TOLERANCES = {
     "gradients float64": (0.0, 1e-11),  # ten times the logits', as in float32
     "statistics float64": (0.0, 1e-13),
     "loss float32": (1e-6, 0.0),  # a handful of float32 roundings in log-softmax and the blend
+    "loss float64": (1e-13, 0.0),  # the same in float64
     "loss of large logits": (1e-6, 2e-6),  # where a class wins, the difference of two numbers near 16: one unit there
     "schedule": (1e-13, 0.0),  # a cosine and three operations in float64
     "trajectory float64": (1e-9, 0.0),  # 200 steps, whose roundings training multiplies

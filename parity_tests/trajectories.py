@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from torch.distributions import Beta
 
 import jax_mix
 import train
+from parity_tests.twins import CrossEntropy
 from torch_ref import convert, fitting, models, recording
 from torch_ref.manifold_mixup import ManifoldMixup
 from training.models import PreActResNet
@@ -73,8 +73,10 @@ def fastai_trajectory(setup: Setup, *, channels_last: bool = False) -> Trajector
         callback.distrib = Beta(alpha, alpha)
     images, labels = np.moveaxis(setup.images, -1, 2), setup.labels.astype(np.int64)
     loader = fitting.in_order(np.concatenate(images), np.concatenate(labels), images.shape[1])
-    learner = fitting.learner(model, class_loss(), loader, opt_func=fitting.OPTIMIZERS[setup.optimizer], **setup.rates)
-    with recording.one_thread(), default_dtype(dtype):
+    learner = fitting.learner(
+        model, CrossEntropy(), loader, opt_func=fitting.OPTIMIZERS[setup.optimizer], **setup.rates
+    )
+    with recording.one_thread(), recording.default_dtype(dtype):
         recordings = recording.record(lambda cbs: fitting.fit(learner, setup.schedule, cbs=cbs), callback)
     losses = np.array([r.loss for r in recordings])
     mixes = [traced_layer(r.mix()) for r in recordings]
@@ -86,24 +88,6 @@ def traced_layer(mix: jax_mix.Mix | None) -> jax_mix.Mix | None:
     if mix is None or mix.box is not None:
         return mix
     return dataclasses.replace(mix, layer=np.int32(LAYERS.index(mix.layer)), layers=LAYERS)
-
-
-@contextlib.contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """CutMix's lambda is a quotient of whole numbers: of this dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def class_loss() -> torch.nn.Module:
-    """Cross-entropy that fastai mixes as its own CrossEntropyLossFlat, which computes in float32 only."""
-    loss = torch.nn.CrossEntropyLoss()
-    loss.y_int = True
-    return loss
 
 
 def our_trajectory(setup: Setup, mixes: Sequence[jax_mix.Mix | None]) -> Trajectory:

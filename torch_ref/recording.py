@@ -26,6 +26,8 @@ class Recording:
     box: tuple[int, int, int, int] | None  # CutMix: (y1, x1, y2, x2), as fastai clipped it
     layer: str  # Manifold Mixup: where, else "input"
     lam: np.ndarray | None  # what the callback left in `lam`: [batch], or [1] (CutMix)
+    own_x: np.ndarray  # what the DataLoader gave
+    own_y: np.ndarray
     x: np.ndarray  # what the model was called with
     y: np.ndarray  # what the loss was called with
     logits: np.ndarray
@@ -80,7 +82,7 @@ def record(
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the layer is drawn from numpy's global state, as in ManifoldMixupV2
     with draws:
-        fit([_Listen(draws), callback, _Listen(draws, stop=True), keep] if callback else [keep])
+        fit([_Before(draws, keep), keep, *([callback, _After(draws)] if callback else [])])
     return keep.recordings
 
 
@@ -124,6 +126,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """CutMix's lambda is a quotient of whole numbers: of this dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class _Draws(TorchFunctionMode):
     """Keeps the results of torch's random functions, and of `clamp`, whose four results are CutMix's box."""
 
@@ -150,16 +163,29 @@ class _Draws(TorchFunctionMode):
         return kept
 
 
-class _Listen(Callback):
-    """Draws count from just before the mixing callback's `before_batch` to just after it."""
+class _Before(Callback):
+    """Just before the mixing callback's `before_batch`: keeps the batch, and from here on its draws."""
 
-    run_valid = False
+    order, run_valid = -1, False
 
-    def __init__(self, draws: _Draws, *, stop: bool = False) -> None:
-        self.draws, self.stop, self.order = draws, stop, 1 if stop else -1
+    def __init__(self, draws: _Draws, keep: _Keep) -> None:
+        self.draws, self.keep = draws, keep
 
     def before_batch(self) -> None:
-        self.draws.listening = not self.stop
+        self.keep.own = {"own_x": self.xb[0].numpy().copy(), "own_y": self.yb[0].numpy().copy()}
+        self.draws.listening = True
+
+
+class _After(Callback):
+    """Just after it: what is drawn now is not the callback's."""
+
+    order, run_valid = 1, False
+
+    def __init__(self, draws: _Draws) -> None:
+        self.draws = draws
+
+    def before_batch(self) -> None:
+        self.draws.listening = False
 
 
 class _Keep(Callback):
@@ -170,6 +196,7 @@ class _Keep(Callback):
     def __init__(self, draws: _Draws, callback: Any) -> None:
         self.draws, self.callback = draws, callback
         self.recordings: list[Recording] = []
+        self.own: dict[str, np.ndarray] = {}
 
     def after_loss(self) -> None:
         kept = self.draws.next_batch()
@@ -185,7 +212,7 @@ class _Keep(Callback):
                 centre=(column_row[1], column_row[0]) if column_row else None,
                 box=tuple(x1_y1_x2_y2[i] for i in (1, 0, 3, 2)) if x1_y1_x2_y2 else None,  # type: ignore[arg-type]
                 layer=getattr(self.callback, "layer_name", "input"),
-                **{"lam": None, **{name: value.detach().numpy().copy() for name, value in made.items()}},
+                **{"lam": None, **self.own, **{name: value.detach().numpy().copy() for name, value in made.items()}},
             )
         )
 
