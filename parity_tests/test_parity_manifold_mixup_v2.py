@@ -63,7 +63,9 @@ def test_the_same_with_class_numbers(reduction):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_same_at_one_layer_and_with_float_targets(layer):
     x, y = images(), np.eye(CLASSES, dtype=np.float32)[labels()]
-    ours, theirs = (record(original, x, y, MSELossFlat(), use_input=False, layers=[layer]) for original in (False, True))
+    ours, theirs = (
+        record(original, x, y, MSELossFlat(), use_input=False, layers=[layer]) for original in (False, True)
+    )
     assert ours.layer == layer
     assert_same(ours, theirs)
 

@@ -85,3 +85,11 @@ def relative_errors(actual, desired):
     """For each array by name, the largest difference in units of the array's own largest value."""
     assert actual.keys() == desired.keys()
     return [np.max(np.abs(actual[name] - desired[name])) / np.max(np.abs(desired[name])) for name in desired]
+
+
+def relative_distance(actual, desired):
+    """The Euclidean norm of all differences together, over that of all that is desired."""
+    assert actual.keys() == desired.keys()
+    squares = [(np.sum((actual[name] - desired[name]) ** 2), np.sum(desired[name] ** 2)) for name in desired]
+    difference, size = np.sqrt(np.sum(squares, axis=0))
+    return difference / size
