@@ -40,7 +40,7 @@ def test_stages_and_shapes(size, channels):
     ],
 )
 def test_stages_of_the_deep_resnets(make, shapes):
-    model = nnx.eval_shape(lambda: make(3, 10, rngs=nnx.Rngs(0)))
+    model = make(3, 10, rngs=RNGS)
     image = jax.ShapeDtypeStruct((2, 64, 40, 3), jnp.float32)
     found = outputs(model, image)
     assert {name: found[name] for name in shapes} == {name: (2, *shape) for name, shape in shapes.items()}
