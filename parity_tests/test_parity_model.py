@@ -34,7 +34,7 @@ def test_weights_survive_the_way_there_and_back(name, dtype):
 @every_model
 def test_gradients_have_the_names_of_the_weights(name):
     """What is converted by name is every parameter, also where only parameters are given."""
-    theirs, ours = (make(*args) for make, args in zip(MODELS[name], [(), (nnx.Rngs(0),)], strict=True))
+    theirs, ours = twins(name)
     gradients = convert.flax_from_torch({name: p.detach().numpy() for name, p in theirs.named_parameters()})
     params = convert.flax_arrays(nnx.state(ours, nnx.Param))
     assert {key: array.shape for key, array in gradients.items()} == {key: array.shape for key, array in params.items()}

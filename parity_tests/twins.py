@@ -59,7 +59,7 @@ def precision(dtype):
 def twins(name="PreActResNet", dtype=np.float32, seed=0):
     """The torch and the Flax model with the same weights, none of a norm's or a bias's at its initial zeros or ones."""
     torch.manual_seed(seed)
-    theirs, ours = MODELS[name][0](), MODELS[name][1](nnx.Rngs(seed))
+    theirs, ours = MODELS[name][0](), nnx.eval_shape(lambda: MODELS[name][1](nnx.Rngs(0)))  # weights come from torch
     with torch.no_grad():
         for value in theirs.state_dict().values():
             if value.ndim == 1:
@@ -85,3 +85,11 @@ def relative_errors(actual, desired):
     """For each array by name, the largest difference in units of the array's own largest value."""
     assert actual.keys() == desired.keys()
     return [np.max(np.abs(actual[name] - desired[name])) / np.max(np.abs(desired[name])) for name in desired]
+
+
+def relative_distance(actual, desired):
+    """The Euclidean norm of all differences together, over that of all that is desired."""
+    assert actual.keys() == desired.keys()
+    squares = [(np.sum((actual[name] - desired[name]) ** 2), np.sum(desired[name] ** 2)) for name in desired]
+    difference, size = np.sqrt(np.sum(squares, axis=0))
+    return difference / size

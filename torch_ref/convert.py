@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,16 +83,24 @@ def torch_arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
 def flax_arrays(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
     """A model's parameters and BatchNorm statistics, or gradients, by name: path segments joined by dots."""
     state = nnx.state(tree, nnx.Any(nnx.Param, nnx.BatchStat)) if isinstance(tree, nnx.Module) else tree
-    return {".".join(map(str, path)): np.asarray(value[...]) for path, value in nnx.to_flat_state(state)}
+    return {name: np.asarray(variable[...]) for name, variable in _variables(state).items()}
+
+
+def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
+    return {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
 
 
 def copy_to_flax(source: torch.nn.Module, target: nnx.Module) -> None:
-    """Set all of `target`'s weights and statistics to `source`'s; ValueError unless each has its counterpart."""
+    """Set all of `target`'s weights and statistics to `source`'s; ValueError unless each has its counterpart.
+
+    `target` may be one that `nnx.eval_shape` made, without any values yet.
+    """
     arrays = flax_from_torch(torch_arrays(source))
-    _check(arrays, flax_arrays(target))
     state = nnx.state(target, nnx.Any(nnx.Param, nnx.BatchStat))
-    for path, value in nnx.to_flat_state(state):
-        value.set_value(jnp.array(arrays[".".join(map(str, path))]))  # not value[...] =, which would keep its dtype
+    variables = _variables(state)
+    _check(arrays, {name: variable.get_value() for name, variable in variables.items()})
+    for name, variable in variables.items():
+        variable.set_value(jnp.array(arrays[name]))  # not variable[...] =, which would keep its dtype
     nnx.update(target, state)
 
 
@@ -104,7 +113,7 @@ def copy_to_torch(source: nnx.Module, target: torch.nn.Module) -> None:
     target.load_state_dict(state)
 
 
-def _check(arrays: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+def _check(arrays: dict[str, Any], wanted: dict[str, Any]) -> None:
     shapes, wanted_shapes = ({name: array.shape for name, array in a.items()} for a in (arrays, wanted))
     wrong = {name: (shapes.get(name), wanted_shapes.get(name)) for name in shapes.keys() | wanted_shapes.keys()}
     wrong = {name: pair for name, pair in wrong.items() if pair[0] != pair[1]}

@@ -184,8 +184,7 @@ class ResBlock(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> None:
         self.conv1 = ConvLayer(in_channels, out_channels, stride=stride, rngs=rngs)
         self.conv2 = ConvLayer(out_channels, out_channels, activate=False, rngs=rngs)
-        scale = self.conv2.norm.scale
-        scale[...] = jnp.zeros_like(scale[...])  # the block starts as its shortcut
+        self.conv2.norm.scale = nnx.Param(jnp.zeros(out_channels, jnp.float32))  # the block starts as its shortcut
         same = in_channels == out_channels
         self.shortcut = None if same else ConvLayer(in_channels, out_channels, kernel=1, activate=False, rngs=rngs)
         self.stride = stride

@@ -69,7 +69,7 @@ class ViT(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention, then two linear layers with GELU between, each after a LayerNorm and beside a shortcut: `[b, t, c]`."""
+    """Attention, then two linear layers with GELU, each after a LayerNorm and beside a shortcut: `[b, t, c]`."""
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs) -> None:
         self.norm1 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
