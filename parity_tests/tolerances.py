@@ -22,12 +22,11 @@ TOLERANCES = {
     # share of the gradient with it: seen once, 1%. float64 does not come so near 0, and is the sharp comparison.
     "gradients float32": (0.0, 0.05),
     "statistics float32": (0.0, 1e-6),  # means of thousands of values, summed in different orders
-    # Full-width ResNets end in BatchNorm over the 6 values of a 1 x 1 image, where E[x^2] - E[x]^2, Flax's variance,
-    # loses digits: with Flax's slower variance they are 2 to 10 times nearer.
-    "logits float32, full width": (0.0, 5e-4),
-    "loss of a model float32, full width": (0.0, 5e-4),
+    # Full-width ResNets end in BatchNorm over the 6 values of a 1 x 1 image, which divides small differences by others.
+    "logits float32, full width": (0.0, 2e-4),
+    "loss of a model float32, full width": (0.0, 2e-4),
     "gradients float32, full width": (0.0, 0.05),  # the same
-    "statistics float32, full width": (0.0, 2e-5),
+    "statistics float32, full width": (0.0, 5e-6),
     "logits float64": (0.0, 1e-12),  # float64 rounds at 1e-16; logits up to 11, layers up to 20
     "loss of a model float64": (0.0, 1e-12),
     "gradients float64": (0.0, 1e-12),
