@@ -1,6 +1,6 @@
 """Run the parity ladder and write down how far the two sides were apart: `python -m parity_tests.report`.
 
-Writes `benchmarks/results/parity.DEVICE.json`, the table in docs/parity.md and, with the long runs, the plots there.
+Writes `benchmarks/results/parity*.DEVICE.json`, and in docs the table in parity.md and divergence.png.
 
     python -m parity_tests.report          # what pytest runs by default
     python -m parity_tests.report --long   # and the long runs: an hour on two cores
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.measuring import save
 from parity_tests import evidence
@@ -80,6 +81,21 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def plot_divergence(divergence: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """For each method, how far the losses of two float32 trainings are apart at each step."""
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    all_axes = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axes, (mix, curves) in zip(all_axes.flat, divergence.items(), strict=True):
+        for (name, apart), style in zip(curves.items(), ("-", ":"), strict=True):
+            axes.semilogy([max(value, 1e-9) for value in apart], style, label=f"{name} from PyTorch", linewidth=1.2)
+        axes.set_title(METHODS[mix])
+        axes.grid(alpha=0.3)
+    all_axes[0, 0].legend(fontsize="small")
+    figure.supxlabel("step")
+    figure.supylabel("relative difference of the losses, float32")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> int:
     long = "--long" in sys.argv[1:]
     selection = ["-m", "long or not long"] if long else []
@@ -89,8 +105,10 @@ def main() -> int:
         return int(failed)
     found = rows()
     save("parity", {"what": "python " + " ".join(["-m parity_tests.report", *sys.argv[1:]]), "ladder": found})
-    if evidence.results:
-        save("parity_runs", {"results": evidence.results})
+    save("parity_trajectories", {"divergence": evidence.results["divergence"]})
+    plot_divergence(evidence.results["divergence"], PAGE.with_name("divergence.png"))
+    if long:
+        save("parity_whole_runs", {"runs": evidence.results["whole_runs"]})
     before, _, rest = PAGE.read_text().partition(START)
     PAGE.write_text(f"{before}{START}\n{table(found)}\n{END}{rest.partition(END)[2]}")
     return 0

@@ -9,12 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_CODE = [document for document in DOCUMENTS if "```python" in document.read_text()]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
 def test_python_blocks_run(document):
     blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
-    assert blocks
     done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

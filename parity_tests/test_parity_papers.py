@@ -1,10 +1,16 @@
-"""The papers' forms against their authors' formulas, written out in numpy and fed the same draws."""
+"""The papers' forms: against the authors' formulas, written out in numpy, and torchvision's own transforms."""
+
+import re
+from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
+from torchvision.transforms import v2
 
 import jax_mix
 from parity_tests.test_parity_cutmix import boxes_at
@@ -117,6 +123,87 @@ def test_manifold_mixup():
         ours = -(mix.targets(one_hot) * jnp.log(q) + (1 - mix.targets(one_hot)) * jnp.log1p(-q))
         assert_close(ours, theirs, "loss float32")
     assert drawn == {"input", "layer1", "layer2"}
+
+
+@pytest.mark.parametrize("seed", KEYS)
+def test_torchvisions_mixup(seed):
+    x, labels = images(), np.arange(9)
+    one_hot = np.eye(10, dtype=np.float32)[labels]
+    drawn = []
+
+    class Recorded(v2.MixUp):
+        def make_params(self, inputs):
+            drawn.append(super().make_params(inputs))
+            return drawn[0]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        theirs_x, theirs_y = Recorded(alpha=1.0, num_classes=10)(
+            torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(labels)
+        )
+    mix = jax_mix.MixUp(1.0, per="batch", fold=False, partner="roll").sample(jax.random.key(0), x.shape)
+    mix = jax_mix.Mix(np.float32(drawn[0]["lam"]), mix.partner)
+    for ours, theirs, own in (
+        (mix.blend(x), theirs_x.numpy().transpose(0, 2, 3, 1), x),
+        (mix.targets(one_hot), theirs_y.numpy(), one_hot),
+    ):
+        scale = np.maximum(np.abs(own), np.abs(own[np.asarray(mix.partner)]))
+        assert_within_ulp(ours, theirs, scale, ulps=2)  # it rounds both products and their sum, we once less
+
+
+@pytest.mark.parametrize("size", [(32, 32), (17, 33), (16, 12)])
+@pytest.mark.parametrize("seed", KEYS)
+def test_torchvisions_cutmix(seed, size):
+    x, labels = images(9, *size), np.arange(9)
+    drawn = {}
+
+    class Recorded(v2.CutMix):
+        def make_params(self, inputs):
+            sample, randint = self._dist.sample, torch.randint
+
+            def keep(name, value):
+                drawn.setdefault(name, []).append(float(value))
+                return value
+
+            with (
+                mock.patch.object(self._dist, "sample", lambda *a: keep("lam", sample(*a))),
+                mock.patch("torch.randint", lambda *a, **k: keep("centre", randint(*a, **k))),
+            ):
+                params = super().make_params(inputs)
+            drawn["box"], drawn["lam_adjusted"] = params["box"], params["lam_adjusted"]
+            return params
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transform = Recorded(alpha=1.0, num_classes=10)
+        theirs_x, theirs_y = transform(torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(labels))
+    x1, y1, x2, y2 = drawn["box"]
+    column, row = (int(at) for at in drawn["centre"])
+    box = boxes_at((row, column), np.float32(drawn["lam"][0]), *size, "paper")
+    assert_close(box, [y1, x1, y2, x2], "box")
+    partner = jax_mix.CutMix(1.0, partner="roll").sample(jax.random.key(0), x.shape).partner
+    mix = jax_mix.Mix.from_box(partner, box, size)
+    assert_close(mix.blend(x), theirs_x.numpy().transpose(0, 2, 3, 1), "cutmix batch")
+    assert one_lambda(mix) == pytest.approx(drawn["lam_adjusted"], abs=6e-8)
+    one_hot = np.eye(10, dtype=np.float32)[labels]
+    assert_within_ulp(mix.targets(one_hot), theirs_y.numpy(), np.ones_like(one_hot), ulps=2)
+
+
+def test_the_authors_loss_has_torchs_gradient():
+    """The one in docs/recipes.md, also where a class wins so clearly that its probability rounds to 1."""
+    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+    page = {}
+    exec(next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def bce" in block), page)
+    logits = np.array([[1.0, 2.0, -1.0], [17.0, 0.0, 0.0], [110.0, 0.0, -30.0]], np.float32)
+    target = np.array([[0.7, 0.3, 0.0], [1.0, 0.0, 0.0], [0.4, 0.6, 0.0]], np.float32)
+    theirs = torch.tensor(logits, requires_grad=True)
+    torch_losses = torch.nn.BCELoss(reduction="none")(torch.softmax(theirs, -1), torch.tensor(target)).mean(-1)
+    torch_losses.sum().backward()
+    losses = page["bce_of_softmax"](jnp.asarray(logits), jnp.asarray(target))
+    assert_close(losses, torch_losses.detach(), "loss of large logits")
+    gradient = jax.grad(lambda o: page["bce_of_softmax"](o, jnp.asarray(target)).sum())(jnp.asarray(logits))
+    assert_close(gradient[:1], theirs.grad[:1], "loss of large logits")
+    assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 12)])
