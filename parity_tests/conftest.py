@@ -1,8 +1,26 @@
-"""Settings for every test: strict promotion and several devices, set before JAX starts."""
+"""Settings for every test, strict promotion and several devices, set before JAX starts; and the digits."""
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A TFDS folder in which the digits are prepared."""
+    from training import data  # after the settings above
+
+    folder = tmp_path_factory.mktemp("tfds")
+    data.load("digits", str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def digits(data_dir):
+    from training import data
+
+    return data.load("digits", data_dir)

@@ -17,12 +17,6 @@ from parity_tests.tolerances import assert_close, assert_within_ulp
 from parity_tests.twins import nhwc
 from torch_ref import fitting, models, recording
 from torch_ref.manifold_mixup import ManifoldMixup
-from training import data
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return data.load("digits", str(tmp_path_factory.mktemp("tfds")))
 
 
 def assert_mixed_alike(mix, fastai):

@@ -11,7 +11,6 @@ from parity_tests import evidence
 from parity_tests.tolerances import assert_close
 from parity_tests.trajectories import CALLBACKS, Setup, fastai_trajectory, our_trajectory
 from torch_ref import fitting
-from training import data
 
 STEPS, BATCH, EARLY = 200, 32, 20
 SHORT = [  # each method, optimizer and schedule at least once; all combinations are a long run
@@ -22,11 +21,6 @@ SHORT = [  # each method, optimizer and schedule at least once; all combinations
     ("cutmix", "sgd", "constant"),
 ]
 ALL = list(itertools.product(CALLBACKS, fitting.OPTIMIZERS, ("one_cycle", "constant")))
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return data.load("digits", str(tmp_path_factory.mktemp("tfds")))
 
 
 def setup(digits, dtype, mix, optimizer="sgd", schedule="one_cycle", steps=STEPS):

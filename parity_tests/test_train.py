@@ -21,18 +21,6 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tfds")
-    data.load("digits", str(folder))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def digits(data_dir):
-    return data.load("digits", data_dir)
-
-
-@pytest.fixture(scope="module")
 def first_run(data_dir, tmp_path_factory):
     """A short run of the defaults: its folder, model and metrics."""
     out = tmp_path_factory.mktemp("runs")

@@ -15,12 +15,9 @@ from training import data
 from training.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A TFDS folder with the digits in it."""
-    folder = tmp_path_factory.mktemp("tfds")
-    data.load("digits", str(folder))
-    return folder
+@pytest.fixture
+def prepared(data_dir):
+    return Path(data_dir)
 
 
 def copy_digits(prepared, folder, to, **edits):

@@ -8,17 +8,11 @@ import scipy.stats
 
 from parity_tests import evidence
 from parity_tests.whole_runs import FASTAI_METHODS, fastai_run, our_run
-from training import data
 
 SEEDS, EPOCHS = 20, 20
 # Differences of means that would not matter, and that a run must rule out: two of 360 test images, and of NLL and ECE
 # less than the methods differ among themselves.
 MARGINS = {"accuracy": 2 / 360, "nll": 0.02, "ece": 0.015}
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return data.load("digits", str(tmp_path_factory.mktemp("tfds")))
 
 
 @dataclasses.dataclass(frozen=True)
