@@ -247,8 +247,10 @@ class Mix:
             raise ValueError(f"lam must be from 0 to 1, got {shown(np.asarray(self.lam).tolist())}.")
         if len(set(self.layers)) < len(self.layers):
             raise ValueError(f"layers must be different names, got {self.layers}.")
-        if not isinstance(self.layer, str) and is_concrete(self.layer) and not 0 <= self.layer < len(self.layers):
-            raise ValueError(f"layer must be a name or an index into layers, {self.layers}, got {int(self.layer)}.")
+        if not isinstance(self.layer, str) and is_concrete(self.layer):
+            index = int(np.asarray(self.layer))  # an operation of jax.numpy would be traced inside jit
+            if not 0 <= index < len(self.layers):
+                raise ValueError(f"layer must be a name or an index into layers, {self.layers}, got {index}.")
         if batch_size(tree, what) != n:
             raise ValueError(f"{what} must have the draw's batch size, {n}, got {batch_size(tree, what)}.")
 

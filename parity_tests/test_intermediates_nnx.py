@@ -113,8 +113,8 @@ def test_without_a_draw_the_model_is_just_called():
 def test_scanned_blocks_equal_unrolled_ones(layer, remat, static):
     scanned = models.Scanned(nnx.Rngs(0), remat=remat)
     unrolled, x = models.Unrolled(scanned), data()
-    layers = ("input", "blocks.0", "blocks.2.linear", layer)
-    mix = draw(layer if static else jnp.int32(3), layers=layers)
+    layers = tuple(dict.fromkeys(("input", "blocks.0", "blocks.2.linear", layer)))
+    mix = draw(layer if static else jnp.int32(layers.index(layer)), layers=layers)
 
     @nnx.jit
     def run(model, mix):
