@@ -17,13 +17,8 @@ from parity_tests import (
     test_sampling,
 )
 
-lerp, lambdas, boxes, area_left, take = (
-    _mix._lerp,
-    _sampling.lambdas,
-    _sampling.boxes,
-    _sampling.area_left,
-    _mix.Mix._take,
-)
+lerp, inside, take = _mix._lerp, _mix._inside, _mix.Mix._take
+lambdas, boxes, area_left = _sampling.lambdas, _sampling.boxes, _sampling.area_left
 
 
 def injected(name):
@@ -65,6 +60,10 @@ MUTATIONS = {
     "a blend in half precision": (_mix, "_lerp", lambda own, other, lam: lerp(own.astype(jnp.bfloat16), other.astype(jnp.bfloat16), lam).astype(own.dtype), [a_mixup_batch, a_loss, every_layer]),
     "each sample its own partner": (_mix.Mix, "_take", lambda self, x: jnp.asarray(x), [a_mixup_batch, a_cutmix_batch, a_loss, every_layer]),
     "the partner after": (_mix.Mix, "_take", lambda self, x: jnp.roll(take(self, x), 1, axis=0), [a_mixup_batch, a_cutmix_batch, a_loss, every_layer]),
+    "the permutation the other way round": (_mix.Mix, "_take", lambda self, x: jnp.asarray(x)[jnp.argsort(jnp.asarray(self.partner))], [a_mixup_batch, a_loss]),
+    "lambda a hundred-thousandth off": (_mix, "_lerp", lambda own, other, lam: lerp(own, other, jnp.asarray(lam) * (1 - 1e-5)), [a_mixup_batch]),
+    "the box's end inside it": (_mix, "_inside", lambda start, stop, length: inside(start, stop + 1, length), [a_cutmix_batch]),
+    "the area of a taller image": (_sampling, "area_left", lambda box, h, w: area_left(box, h + 1, w), [a_cutmix_batch]),
     "an unfolded lambda": (_sampling, "lambdas", lambda *a, fold, **k: lambdas(*a, fold=False, **k), [injected("mixup"), injected("manifold")]),
     "a folded lambda": (_sampling, "lambdas", lambda *a, fold, **k: lambdas(*a, fold=True, **k), [test_sampling.test_what_surprises_people_about_cutmix]),
     "a box off by one": (_sampling, "boxes", lambda *a: boxes(*a).at[..., 3].add(1), [the_boxes]),
