@@ -1,27 +1,30 @@
-"""Run the parity ladder and write down how far the two sides were apart: `python -m parity_tests.report`.
+"""Run the parity ladder and write down how far the two sides were apart.
 
-Writes `benchmarks/results/parity*.DEVICE.json`, and in docs the table in parity.md and divergence.png.
+    python -m parity_tests.report         # what pytest runs by default: the ladder
+    python -m parity_tests.report runs    # whole training runs, 20 of each side and method: half an hour on two cores
 
-    python -m parity_tests.report          # what pytest runs by default
-    python -m parity_tests.report --long   # and the long runs: an hour on two cores
+Writes `benchmarks/results/parity*.DEVICE.json`, and in docs the tables in parity.md and divergence.png.
 """
 
 from __future__ import annotations
 
 import collections
+import statistics
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from benchmarks.measuring import save
-from parity_tests import evidence
+from parity_tests import evidence, whole_runs
 from parity_tests.tolerances import TOLERANCES
+from training import data
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "parity.md"
-START, END = "<!-- the table: written by python -m parity_tests.report -->", "<!-- the end of the table -->"
 METHODS = {"manifold": "Manifold Mixup", "cutmix": "CutMix", "mixup": "MixUp", "none": "none"}
 
 
@@ -96,22 +99,53 @@ def plot_divergence(divergence: dict[str, dict[str, list[float]]], path: Path) -
     figure.savefig(path, dpi=120)
 
 
-def main() -> int:
-    long = "--long" in sys.argv[1:]
-    selection = ["-m", "long or not long"] if long else []
-    files = sorted(str(path) for path in FOLDER.glob("test_parity_*.py"))
-    files += [str(FOLDER / "test_whole_runs.py")] * long
-    if failed := pytest.main([*files, *selection]):
-        return int(failed)
+def runs_table(runs: dict[str, Any]) -> str:
+    lines = ["| method | measure | jax_mix | fastai | difference, 90% interval | p |", "|" + "---|" * 6]
+    for mix, record in runs.items():
+        for measure, d in record["ours less fastai's, 90% interval"].items():
+            sides = [[run[measure] for run in record[side]] for side in ("ours", "fastai")]
+            means = " | ".join(f"{statistics.mean(side):.4f} ± {statistics.stdev(side):.4f}" for side in sides)
+            interval = f"{d['mean']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})"
+            lines.append(f"| {METHODS[mix]} | {measure} | {means} | {interval} | {d['p']:.2f} |")
+    return "\n".join(lines)
+
+
+def write_table(name: str, table: str) -> None:
+    """Put it between its two marks in docs/parity.md."""
+    start, end = f"<!-- {name}: written by parity_tests.report -->", f"<!-- end of {name} -->"
+    before, _, rest = PAGE.read_text().partition(start)
+    PAGE.write_text(f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}")
+
+
+def ladder() -> None:
     found = rows()
-    save("parity", {"what": "python " + " ".join(["-m parity_tests.report", *sys.argv[1:]]), "ladder": found})
+    save("parity", {"what": "python -m parity_tests.report", "ladder": found})
     save("parity_trajectories", {"divergence": evidence.results["divergence"]})
+    write_table("ladder", table(found))
     plot_divergence(evidence.results["divergence"], PAGE.with_name("divergence.png"))
-    if long:
-        save("parity_whole_runs", {"runs": evidence.results["whole_runs"]})
-    before, _, rest = PAGE.read_text().partition(START)
-    PAGE.write_text(f"{before}{START}\n{table(found)}\n{END}{rest.partition(END)[2]}")
-    return 0
+
+
+def runs() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        digits = data.load("digits", folder)
+        found = {mix: whole_runs.compare(mix, digits) for mix in whole_runs.FASTAI_METHODS}
+    write_runs(found)
+
+
+def write_runs(found: dict[str, Any]) -> None:
+    what = f"python -m parity_tests.report runs: {whole_runs.SEEDS} seeds, {whole_runs.EPOCHS} epochs"
+    save("parity_whole_runs", {"what": what, "runs": found})
+    write_table("runs", runs_table(found))
+
+
+def main() -> int:
+    if sys.argv[1:] == ["runs"]:
+        runs()
+        return 0
+    failed = pytest.main(sorted(str(path) for path in FOLDER.glob("test_parity_*.py")))
+    if not failed:
+        ladder()
+    return int(failed)
 
 
 if __name__ == "__main__":
