@@ -17,7 +17,7 @@ class Comparison:
     tolerance: str  # its row in the table of tolerances
     dtype: str
     largest_absolute: float
-    largest_relative: float  # to the largest magnitude of what is compared
+    largest_relative: float | None  # to the largest magnitude of what is wanted; None where that is 0
     ulps: float | None = None
 
 
@@ -33,5 +33,5 @@ def compared(actual: Any, desired: Any, tolerance: str, ulps: float | None = Non
     largest = float(np.max(difference, initial=0.0))
     magnitude = float(np.max(np.abs(desired), initial=0.0))
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    relative = largest / magnitude if magnitude else 0.0
+    relative = largest / magnitude if magnitude else None
     comparisons.append(Comparison(test, tolerance, str(actual.dtype), largest, relative, ulps))

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import math
 import re
 from typing import NamedTuple
 
@@ -101,7 +102,7 @@ def flax_step(model, x, y, mix, counts):
 def norm_counts(model, x):
     """How many values a channel has in each BatchNorm: Flax divides their squares' sum by n, torch by n - 1."""
     layers = jax_mix.list_layers(model, jnp.asarray(nhwc(x)))
-    return {layer.name: np.prod(layer.output.shape[:-1]) for layer in layers if issubclass(layer.type, nnx.BatchNorm)}
+    return {layer.name: math.prod(layer.output.shape[:-1]) for layer in layers if issubclass(layer.type, nnx.BatchNorm)}
 
 
 def layers_of(theirs, ours, x):
