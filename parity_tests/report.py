@@ -41,7 +41,9 @@ def rows() -> list[dict[str, object]]:
             "dtype": key[3],
             "n": len(group),
             "largest_absolute": max(c.largest_absolute for c in group),
-            "largest_relative": max((c.largest_relative for c in group if c.largest_relative is not None), default=None),
+            "largest_relative": max(
+                (c.largest_relative for c in group if c.largest_relative is not None), default=None
+            ),
             "largest_ulps": max((c.ulps for c in group if c.ulps is not None), default=None),
             "tolerance": tolerance(key[2]),
         }
