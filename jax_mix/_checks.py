@@ -55,6 +55,16 @@ def check_probability(probability: Any) -> None:
         raise ValueError(f"probability must be a number from 0 to 1, got {shown(probability)}.")
 
 
+def check_groups(groups: Any) -> None:
+    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
+        raise ValueError(f"groups must be a whole number of 1 or more, got {shown(groups)}.")
+
+
+def check_divides(groups: int, n: int) -> None:
+    if n % groups:
+        raise ValueError(f"groups must divide the batch of {n} samples, got {groups}.")
+
+
 def check_bool(argument: str, value: Any) -> None:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{argument} must be True or False, got {shown(value)}.")

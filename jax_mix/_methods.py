@@ -29,6 +29,7 @@ class _Method:
     fold: bool = True
     partner: str = "permutation"
     probability: ArrayLike = 1.0
+    groups: int = 1
 
     def __post_init__(self) -> None:
         _checks.check_alpha(self.alpha)
@@ -36,6 +37,7 @@ class _Method:
         _checks.check_choice("partner", self.partner, _sampling.PARTNERS)
         _checks.check_probability(self.probability)
         _checks.check_bool("fold", self.fold)
+        _checks.check_groups(self.groups)
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int]) -> Mix:
         """Draw one batch's lambdas and partners.
@@ -48,7 +50,7 @@ class _Method:
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`.
 
         Raises:
-          ValueError: `shape` has no batch axis.
+          ValueError: `shape` has no batch axis, or `groups` does not divide it.
 
         >>> import jax, jax_mix
         >>> bool((jax_mix.MixUp(1.0).sample(jax.random.key(0), (100,)).lam >= 0.5).all())
@@ -56,11 +58,16 @@ class _Method:
         """
         key_lam, key_partner = jax.random.split(key)
         n = _batch(shape)
-        return Mix(jnp.broadcast_to(self._lambdas(key_lam, n), (n,)), _sampling.partners(key_partner, n, self.partner))
+        lam = jnp.broadcast_to(self._lambdas(key_lam, n), (n,))
+        return Mix(lam, self._partners(key_partner, n), groups=self.groups)
 
     def _lambdas(self, key: Key[Array, ""], n: int) -> Array:
         shape = (n,) if self.per == "sample" else ()
         return _sampling.lambdas(key, self.alpha, shape, fold=self.fold, probability=self.probability)
+
+    def _partners(self, key: Key[Array, ""], n: int) -> Array:
+        _checks.check_divides(self.groups, n)
+        return _sampling.partners(key, n, self.partner, self.groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +84,8 @@ class MixUp(_Method):
       partner: "permutation", a random one; "roll", the sample before (torchvision); "flip", the batch
         reversed (timm).
       probability: how often to mix at all, per sample or per batch; else lambda is 1.
+      groups: partners are found within each of this many equal, consecutive parts of the batch. One for each
+        device, of a batch that is split over devices, and mixing needs no communication.
 
     Raises:
       ValueError: an argument is outside what is allowed.
@@ -108,7 +117,7 @@ class ManifoldMixup(_Method):
         innermost module but containers, Dropout, norms and recurrent ones. All but plain paths need `bind`.
         A block scanned over stacked weights counts as "blocks.0", "blocks.1", ...
       use_input: whether the input is among the layers.
-      per, fold, partner, probability: as in `MixUp`.
+      per, fold, partner, probability, groups: as in `MixUp`.
 
     Raises:
       ValueError: an argument is outside what is allowed.
@@ -188,7 +197,8 @@ class ManifoldMixup(_Method):
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`, `layer` int32 `[]` or the name.
 
         Raises:
-          ValueError: `layers` needs a model (call `bind`), `layer` is not among them, or `shape` is empty.
+          ValueError: `layers` needs a model (call `bind`), `layer` is not among them, `shape` is empty, or `groups`
+            does not divide the batch.
 
         >>> import jax, jax_mix
         >>> method = jax_mix.ManifoldMixup(2.0, layers=("stem", "layer1"))
@@ -226,7 +236,7 @@ class CutMix(_Method):
       alpha: Beta's parameter, positive; 1 in the paper.
       per: "batch", one box for all, or "sample", each its own.
       fold: take max(lam, 1-lam) before the box is made.
-      partner, probability: as in `MixUp`.
+      partner, probability, groups: as in `MixUp`.
       box: how a side is rounded: "fastai" (to the nearest) or "paper" (down; also timm's and torchvision's).
       spatial_axes: the axes of height and width, (1, 2) for NHWC.
 
@@ -268,7 +278,7 @@ class CutMix(_Method):
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`, `box` int32 `[4]` or `[batch, 4]`.
 
         Raises:
-          ValueError: `shape` has no two spatial axes.
+          ValueError: `shape` has no two spatial axes, or `groups` does not divide the batch.
 
         >>> import jax, jax_mix
         >>> jax_mix.CutMix(1.0, per="sample").sample(jax.random.key(0), (8, 32, 32, 3)).box.shape
@@ -280,8 +290,8 @@ class CutMix(_Method):
         size = int(shape[rows]), int(shape[columns])
         key_lam, key_partner, key_box = jax.random.split(key, 3)
         box = _sampling.boxes(key_box, self._lambdas(key_lam, n), *size, self.box)
-        partner = _sampling.partners(key_partner, n, self.partner)
-        return Mix.from_box(partner, box, size, spatial_axes=(rows, columns))
+        partner = self._partners(key_partner, n)
+        return Mix.from_box(partner, box, size, spatial_axes=(rows, columns), groups=self.groups)
 
 
 def _batch(shape: Sequence[int]) -> int:

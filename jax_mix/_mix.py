@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_mix import _sampling
-from jax_mix._checks import batch_size, check_spatial, is_concrete, shown, two_ints
+from jax_mix._checks import batch_size, check_divides, check_groups, check_spatial, is_concrete, shown, two_ints
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -39,6 +40,8 @@ class Mix:
       layers: the names that an index `layer` counts.
       image_size: `(height, width)` in pixels of the images that `box` was drawn for, or None if not known.
       spatial_axes: the two axes that `box` cuts, (1, 2) for NHWC.
+      groups: in how many equal, consecutive parts of the batch partners stay among themselves. Where a batch is split
+        over devices and none of its parts is, partners are found without communication.
 
     Source: the notation of mixup (arXiv:1710.09412), Manifold Mixup (1806.05236) and CutMix (1905.04899).
 
@@ -56,6 +59,7 @@ class Mix:
     layers: tuple[str, ...] = (INPUT,)
     image_size: tuple[int, int] | None = None
     spatial_axes: tuple[int, int] = (1, 2)
+    groups: int = 1
 
     @classmethod
     def from_box(
@@ -65,6 +69,7 @@ class Mix:
         image_size: tuple[int, int],
         *,
         spatial_axes: tuple[int, int] = (1, 2),
+        groups: int = 1,
     ) -> Mix:
         """CutMix's draw from its box: lambda is the area left.
 
@@ -73,6 +78,7 @@ class Mix:
           box: int `[4]` or `[batch, 4]`, `(y1, x1, y2, x2)` in pixels, end exclusive, inside the image.
           image_size: `(height, width)` in pixels.
           spatial_axes: the axes of height and width.
+          groups: as the attribute.
 
         Returns:
           A `Mix`, `lam` float32 `[batch]`.
@@ -90,7 +96,8 @@ class Mix:
         if np.shape(box)[-1:] != (4,) or not jnp.issubdtype(jnp.result_type(box), jnp.integer):
             raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [batch, 4], got {shown(box)}.")
         lam = _sampling.area_left(jnp.asarray(box), *image_size)
-        mix = cls(jnp.broadcast_to(lam, np.shape(partner)), partner, box, INPUT, (INPUT,), image_size, spatial_axes)
+        lam = jnp.broadcast_to(lam, np.shape(partner))
+        mix = cls(lam, partner, box, image_size=image_size, spatial_axes=spatial_axes, groups=groups)
         mix._check_box(image_size)
         return mix
 
@@ -194,8 +201,12 @@ class Mix:
         return jax.tree.map(self._take, x)
 
     def _take(self, x: ArrayLike) -> Array:
-        x = jnp.asarray(x)
-        return x.at[jnp.asarray(self.partner)].get(out_sharding=_explicit_sharding(x))
+        x, partner = jnp.asarray(x), jnp.asarray(self.partner)
+        sharding = _explicit_sharding(x)
+        shards = x.shape[0] // sharding.shard_shape(x.shape)[0] if sharding else 1
+        if self.groups == 1 or self.groups % shards:
+            return x.at[partner].get(out_sharding=sharding)
+        return _take_in_groups(x, partner, self.groups, sharding)
 
     def _lerp(self, x: ArrayLike) -> Array:
         x = _floating(x)
@@ -239,10 +250,17 @@ class Mix:
                 f"{np.shape(self.partner)} and {np.shape(self.lam)}."
             )
         n = np.shape(self.partner)[0]
+        check_groups(self.groups)
+        check_divides(self.groups, n)
         if is_concrete(self.partner):
             partner = np.asarray(self.partner)
             if not np.issubdtype(partner.dtype, np.integer) or np.any((partner < 0) | (partner >= n)):
                 raise ValueError(f"partner must be whole numbers from 0 to {n - 1}, got {shown(partner.tolist())}.")
+            size = n // self.groups
+            if self.groups > 1 and np.any(partner // size != np.arange(n) // size):
+                raise ValueError(
+                    f"partner must be of the same of {self.groups} groups of {size}, got {shown(partner.tolist())}."
+                )
         if is_concrete(self.lam) and not np.all((np.asarray(self.lam) >= 0) & (np.asarray(self.lam) <= 1)):
             raise ValueError(f"lam must be from 0 to 1, got {shown(np.asarray(self.lam).tolist())}.")
         if len(set(self.layers)) < len(self.layers):
@@ -265,7 +283,7 @@ class Mix:
                 ("layer", None if static_layer is not None else self.layer),
             )
         )
-        return children, (static_layer, self.layers, self.image_size, self.spatial_axes)
+        return children, (static_layer, self.layers, self.image_size, self.spatial_axes, self.groups)
 
     @classmethod
     def tree_unflatten(cls, static: Any, children: Any) -> Mix:
@@ -314,10 +332,22 @@ def check_mix(mix: Any) -> None:
         raise TypeError(f"mix must be a jax_mix.Mix, as method.sample returns, got {type(mix).__name__}.")
 
 
-def _explicit_sharding(x: Array) -> Any:
+def _explicit_sharding(x: Array) -> NamedSharding | None:
     """The sharding of `x` if its mesh has Explicit axes, where indexing and selecting must be told; else None."""
     sharding = jax.typeof(x).sharding
     return sharding if sharding.mesh.shape and sharding.mesh.are_all_axes_explicit else None
+
+
+def _take_in_groups(x: Array, partner: Array, groups: int, sharding: NamedSharding | None) -> Array:
+    """`x[partner]`, written so that XLA sees that no index leaves its group."""
+    size = x.shape[0] // groups
+    index = partner.reshape(groups, size) % size
+    within = None
+    if sharding:
+        index = jax.sharding.reshard(index, PartitionSpec(sharding.spec[0]))
+        within = PartitionSpec(None, *sharding.spec[1:])
+    take = jax.vmap(lambda x, index: x.at[index].get(out_sharding=within))
+    return take(x.reshape(groups, size, *x.shape[1:]), index).reshape(x.shape)
 
 
 def _floating(x: ArrayLike) -> Array:
@@ -333,6 +363,8 @@ def _lerp(own: Array, partners: Array, lam: ArrayLike) -> Array:
     """`lam * own + (1 - lam) * partners` in at least float32, exact at lam 0 and 1, rounded as `torch.lerp` rounds."""
     dtype = own.dtype if jnp.finfo(own.dtype).bits >= 32 else jnp.dtype(jnp.float32)
     lam = Mix._per_sample(lam, own.shape[0], 0).astype(dtype)
+    if sharding := _explicit_sharding(own):
+        lam = jax.sharding.reshard(lam, PartitionSpec(sharding.spec[0]))
     lam = jnp.expand_dims(lam, tuple(range(1, own.ndim)))
     own_, partners_ = own.astype(dtype), partners.astype(dtype)
     from_partner = lam < 0.5  # start from whichever is nearer

@@ -44,8 +44,12 @@ def lambdas(
     return jnp.where(jax.random.bernoulli(key_apply, jnp.asarray(probability, jnp.float32), shape), lam, 1.0)
 
 
-def partners(key: Key[Array, ""], n: int, how: str) -> Int[Array, " n"]:
-    """Who is mixed with whom: sample i with `partners[i]`."""
+def partners(key: Key[Array, ""], n: int, how: str, groups: int = 1) -> Int[Array, " n"]:
+    """Who is mixed with whom: sample i with `partners[i]`, of the same one of `groups` equal parts of the batch."""
+    if groups > 1:
+        size = n // groups
+        within = jax.vmap(lambda key: partners(key, size, how))(jax.random.split(key, groups))
+        return (within + size * jnp.arange(groups, dtype=jnp.int32)[:, None]).reshape(n)
     index = jnp.arange(n, dtype=jnp.int32)
     if how == "permutation":
         return jax.random.permutation(key, index)

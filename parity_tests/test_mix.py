@@ -163,18 +163,30 @@ def test_gradient_of_a_blend_goes_to_both_samples():
     np.testing.assert_allclose(jacobian, want, rtol=1e-6)
 
 
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+
+
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("method", [jax_mix.MixUp(1.0), jax_mix.CutMix(1.0)])
-def test_a_batch_split_over_devices(method, axis_type):
+@pytest.mark.parametrize("groups", [1, 4, 8, 16])
+@pytest.mark.parametrize("kind", [jax_mix.MixUp, jax_mix.CutMix])
+def test_a_batch_split_over_devices(kind, groups, axis_type):
+    method = kind(1.0, groups=groups)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
     x = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
     y = np.arange(16, dtype=np.int32)
     mix = method.sample(jax.random.key(0), x.shape)
-    want, partners = mix.blend(x), mix.take_partners(y)
+    want, partners, losses = mix.blend(x), mix.take_partners(y), mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0])
+    np.testing.assert_array_equal(partners, y[mix.partner])
     with jax.set_mesh(mesh):
         sharding = NamedSharding(mesh, PartitionSpec("batch"))
         placed, labels = jax.device_put(x, sharding), jax.device_put(y, sharding)
-        got, got_partners = jax.jit(lambda mix, x, y: (mix.blend(x), mix.take_partners(y)))(mix, placed, labels)
+        apply = jax.jit(
+            lambda mix, x, y: (mix.blend(x), mix.take_partners(y), mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0]))
+        )
+        got, got_partners, got_losses = apply(mix, placed, labels)
+        compiled = apply.lower(mix, placed, labels).compile().as_text()
+    assert any(name in compiled for name in COLLECTIVES) == (groups < 8)
+    assert_within_ulp(got_losses, losses, np.ones_like(losses))
     assert_within_ulp(got, want, np.ones_like(x))
     np.testing.assert_array_equal(got_partners, partners)
     assert got.sharding.is_equivalent_to(sharding, got.ndim)

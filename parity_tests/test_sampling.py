@@ -76,6 +76,17 @@ def test_roll_and_flip():
     assert _sampling.partners(jax.random.key(0), 4, "flip").tolist() == [3, 2, 1, 0]
 
 
+def test_partners_in_groups():
+    assert _sampling.partners(jax.random.key(0), 6, "roll", 2).tolist() == [2, 0, 1, 5, 3, 4]
+    assert _sampling.partners(jax.random.key(0), 6, "flip", 3).tolist() == [1, 0, 3, 2, 5, 4]
+    keys = jax.random.split(jax.random.key(0), 24_000)
+    partner = np.asarray(jax.vmap(lambda key: _sampling.partners(key, 6, "permutation", 2))(keys))
+    assert (np.sort(partner.reshape(-1, 2, 3), axis=2) == [[0, 1, 2], [3, 4, 5]]).all()
+    _, counts = np.unique(partner, axis=0, return_counts=True)
+    assert len(counts) == 36  # each group's permutation whatever the other's
+    assert scipy.stats.chisquare(counts).pvalue > P_VALUE
+
+
 def test_box_centres_are_uniform_pixels():
     """A box of side 2 is not clipped away anywhere, so its corners tell its centre."""
     height, width = 5, 7
