@@ -1,0 +1,247 @@
+"""Checkpoints of a run: written while it trains, whole or not at all, and checked before they are used.
+
+Orbax writes and reads the arrays. What it does not notice is checked here: a changed byte, another dtype.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from training.errors import UserError, require
+from training.files import check_writable
+
+_CHECKSUMS = "SHA256SUMS"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own.
+
+    Each is a folder named by its step, with a pytree of arrays, the run's config and its history. With several
+    processes (`jax.distributed`), every process makes this object and calls its methods, on a folder they all see.
+
+    >>> import tempfile, jax.numpy as jnp
+    >>> folder, config = Path(tempfile.mkdtemp()) / "checkpoints", {"batch_size": 64}
+    >>> with Checkpoints(folder, config) as checkpoints:
+    ...     checkpoints.save(100, {"weight": jnp.ones(3)}, [{"epoch": 1, "loss": 0.5}])
+    >>> with Checkpoints(folder, config) as checkpoints:
+    ...     checkpoints.restore({"weight": jnp.zeros(3)})
+    (100, {'weight': Array([1., 1., 1.], dtype=float32)}, [{'epoch': 1, 'loss': 0.5}])
+
+    Args:
+      folder: where they are or will be.
+      config: what the run depends on, anything that JSON can hold. A run of another config cannot be continued.
+      keep: how many are kept, the newest; two, for one to be left if the newest is damaged.
+      may_differ: keys of `config` that may be another when the run is continued, such as where it writes to.
+
+    Raises:
+      UserError: the folder cannot be written; or, on leaving, the last checkpoint could not be saved.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], *, keep: int = 2, may_differ: Collection[str] = ()
+    ) -> None:
+        check_writable(folder)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax logs, at length, what it also raises
+        self._folder = folder.absolute()
+        self._config = json.loads(json.dumps(config))  # as it will be read: no tuples
+        self._may_differ = frozenset(may_differ)
+        self._step = 0  # of the last save
+        self._failure: str | None = None  # of the last save
+        self._keep = keep
+        self._manager = self._open()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._wait()
+        self._manager.close()
+        if self._failure and error is None:
+            raise UserError(self._failure)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints there are, ascending; the last may still be being written."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, history: Any) -> None:
+        """Save a checkpoint: the arrays are copied now, and written by a thread while training goes on.
+
+        If a save fails, say because the disk is full, the next one says so on stderr, and training goes on: the older
+        checkpoints are kept, and the next may find room again.
+
+        Args:
+          step: how many steps are done, more than at any checkpoint there is.
+          state: pytree of arrays, typed keys among them, such as `nnx.state((model, optimizer))`.
+          history: anything that JSON can hold.
+        """
+        self._wait()
+        self._step, self._failure = step, None
+        run = {"config": self._config, "history": history, "arrays": _describe(state)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            self._fail(error)
+
+    def restore(self, state_like: Any) -> tuple[int, Any, Any]:
+        """Read the newest checkpoint that is not damaged; stderr names the damaged ones, which are kept aside.
+
+        Args:
+          state_like: pytree of arrays, or of `jax.ShapeDtypeStruct` with a sharding: what to restore, and on which
+            devices; they need not be those it was saved from.
+
+        Returns:
+          Step, state and history, as they were saved.
+
+        Raises:
+          UserError: there is no checkpoint, or only damaged ones; or it is of another config, or of other arrays.
+        """
+        step = self._newest_whole()
+        read_run = ocp.args.Composite(run=ocp.args.JsonRestore())
+        run = self._manager.restore(step, args=read_run).run
+        self._check_config(run["config"])
+        self._check_arrays(run["arrays"], _describe(state_like))
+        read_state = ocp.args.Composite(state=ocp.args.StandardRestore(state_like))
+        return step, self._manager.restore(step, args=read_state).state, run["history"]
+
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        for step in self.steps:
+            self._manager.delete(step)
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep,
+            cleanup_tmp_directories=True,  # what a killed or failed save left
+            save_root_metadata=False,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def _wait(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever Orbax's threads met
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        number = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's, after much text
+        code = int(number[1]) if number else getattr(error, "errno", None)
+        reason = os.strerror(code) if code else textwrap.shorten(str(error), 200)
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = self._open()  # the old one would raise the error again at the next save
+        steps = self.steps
+        self._failure = f"the checkpoint of step {self._step} could not be saved in '{self._folder}' ({reason}); " + (
+            f"that of step {steps[-1]} is kept." if steps else "there is none yet."
+        )
+        if jax.process_count() > 1:  # the others wait for this one, and would for long
+            raise UserError(self._failure) from error
+        print(self._failure, file=sys.stderr)
+
+    def _unfinished(self) -> Path:
+        """Where Orbax writes the checkpoint before it renames it."""
+        return self._folder / f"{self._step}.orbax-checkpoint-tmp"
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this, on process 0, when all files are written, just before the rename."""
+        folder = self._unfinished()
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(_checksums(folder).items())]
+        (folder / _CHECKSUMS).write_text("".join(lines))
+
+    def _newest_whole(self) -> int:
+        """The step of the newest checkpoint that is not damaged; process 0 looks."""
+        steps = self.steps[::-1]
+        require(bool(steps), f"--resume: there is no checkpoint in '{self._folder}'.")
+        newest, damaged = -1, []
+        if jax.process_index() == 0:
+            for step in steps:
+                reason = _damage(self._folder / str(step))
+                if reason is None:
+                    newest = step
+                    break
+                damaged.append(step)
+                print(f"the checkpoint of step {step} in '{self._folder}' is damaged: {reason}.", file=sys.stderr)
+            for step in damaged if newest >= 0 else []:  # the run will come to that step again
+                self._set_aside(step)
+        newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+        require(newest >= 0, f"--resume: every checkpoint in '{self._folder}' is damaged.")
+        self._manager.reload()
+        return newest
+
+    def _set_aside(self, step: int) -> None:
+        path = self._folder / str(step)
+        names = (path.with_name(f"{step}.damaged{i}") for i in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
+
+    def _check_config(self, saved: Mapping[str, Any]) -> None:
+        names = [name for name in sorted(saved.keys() | self._config.keys()) if name not in self._may_differ]
+        names = [name for name in names if saved.get(name) != self._config.get(name)]
+        was = ", ".join(f"--{name.replace('_', '-')} {_shown(saved.get(name))}" for name in names)
+        now = " and ".join(_shown(self._config.get(name)) for name in names)
+        verb = "it is" if len(names) == 1 else "they are"
+        require(not names, f"--resume: the checkpoint in '{self._folder}' was made with {was}; now {verb} {now}.")
+
+    def _check_arrays(self, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+        names = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
+        if names:
+            there, here = (arrays.get(names[0], "missing") for arrays in (saved, wanted))
+            raise UserError(
+                f"--resume: the checkpoint in '{self._folder}' is of another model or optimizer: {names[0]} is {there} "
+                f"there and {here} here; so differ {len(names)} of {len(saved | wanted)} arrays."
+            )
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    """The name of each array, and its dtype and shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{a.dtype}{list(a.shape)}" for path, a in leaves}
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in the folders of a checkpoint; those beside them change later, and are not needed."""
+    digests = {}
+    for path in folder.glob("*/**/*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None if every file is as it was written."""
+    try:
+        lines = (folder / _CHECKSUMS).read_text(errors="replace").splitlines()
+        found = _checksums(folder)
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted(written.keys() | found.keys()):
+        if written.get(name) != found.get(name):
+            return f"{name} is " + ("missing" if name not in found else f"not as {_CHECKSUMS} says")
+    return None
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
