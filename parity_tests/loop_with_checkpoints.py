@@ -15,8 +15,8 @@ from flax import nnx
 from training.checkpoints import Checkpoints
 from training.models.mlp import MLP
 
-STEPS = 400
-EVERY = 5
+STEPS = 160
+EVERY = 2
 
 
 def train(folder: Path) -> None:
@@ -37,12 +37,12 @@ def train(folder: Path) -> None:
         optimizer.update(model, grads)
         return nnx.state((model, optimizer)), loss
 
-    step, history = 0, []
+    start, history = 0, []
     with Checkpoints(folder / "checkpoints", {"steps": STEPS}) as checkpoints:
         if checkpoints.steps:
-            step, state, history = checkpoints.restore(state)
-        print("start", step, flush=True)
-        for step in range(step, STEPS):
+            start, state, history = checkpoints.restore(state)
+        print("start", start, flush=True)
+        for step in range(start, STEPS):
             state, loss = train_step(state, step)
             if (step + 1) % EVERY == 0:
                 history.append({"step": step + 1, "loss": float(loss)})

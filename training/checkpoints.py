@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Mapping
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -28,6 +30,7 @@ from training.errors import UserError, require
 from training.files import check_writable
 
 _CHECKSUMS = "SHA256SUMS"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a checkpoint's name until all is written
 
 
 class Checkpoints:
@@ -81,7 +84,8 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the checkpoints there are, ascending; the last may still be being written."""
+        """The steps of the checkpoints there are, ascending."""
+        self._wait()
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, history: Any) -> None:
@@ -109,10 +113,10 @@ class Checkpoints:
 
         Args:
           state_like: pytree of arrays, or of `jax.ShapeDtypeStruct` with a sharding: what to restore, and on which
-            devices; they need not be those it was saved from.
+            devices, which need not be those it was saved from.
 
         Returns:
-          Step, state and history, as they were saved.
+          Step, state and history, as they were saved, in dtypes too.
 
         Raises:
           UserError: there is no checkpoint, or only damaged ones; or it is of another config, or of other arrays.
@@ -122,7 +126,8 @@ class Checkpoints:
         run = self._manager.restore(step, args=read_run).run
         self._check_config(run["config"])
         self._check_arrays(run["arrays"], _describe(state_like))
-        read_state = ocp.args.Composite(state=ocp.args.StandardRestore(state_like))
+        target = _with_dtypes(state_like, run["arrays"])
+        read_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return step, self._manager.restore(step, args=read_state).state, run["history"]
 
     def clear(self) -> None:
@@ -131,9 +136,11 @@ class Checkpoints:
             self._manager.delete(step)
 
     def _open(self) -> ocp.CheckpointManager:
+        if jax.process_index() == 0:  # Orbax would wait with this until the next save, for which a disk may be too full
+            for left_by_a_killed_or_failed_save in self._folder.glob("*" + _UNFINISHED):
+                shutil.rmtree(left_by_a_killed_or_failed_save)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
-            cleanup_tmp_directories=True,  # what a killed or failed save left
             save_root_metadata=False,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
@@ -160,40 +167,36 @@ class Checkpoints:
             raise UserError(self._failure) from error
         print(self._failure, file=sys.stderr)
 
-    def _unfinished(self) -> Path:
-        """Where Orbax writes the checkpoint before it renames it."""
-        return self._folder / f"{self._step}.orbax-checkpoint-tmp"
-
     def _write_checksums(self) -> None:
-        """Orbax calls this, on process 0, when all files are written, just before the rename."""
-        folder = self._unfinished()
+        """Orbax calls this, on process 0, when all files are written, just before a rename makes them a checkpoint."""
+        folder = self._folder / f"{self._step}{_UNFINISHED}"
         lines = [f"{digest}  {name}\n" for name, digest in sorted(_checksums(folder).items())]
         (folder / _CHECKSUMS).write_text("".join(lines))
 
     def _newest_whole(self) -> int:
-        """The step of the newest checkpoint that is not damaged; process 0 looks."""
+        """The step of the newest checkpoint that is not damaged. Process 0 looks, and renames damaged newer ones."""
         steps = self.steps[::-1]
         require(bool(steps), f"--resume: there is no checkpoint in '{self._folder}'.")
-        newest, damaged = -1, []
-        if jax.process_index() == 0:
-            for step in steps:
-                reason = _damage(self._folder / str(step))
-                if reason is None:
-                    newest = step
-                    break
-                damaged.append(step)
-                print(f"the checkpoint of step {step} in '{self._folder}' is damaged: {reason}.", file=sys.stderr)
-            for step in damaged if newest >= 0 else []:  # the run will come to that step again
-                self._set_aside(step)
+        newest, damaged = -1, {}
+        for step in steps if jax.process_index() == 0 else []:
+            reason = _damage(self._folder / str(step))
+            if reason is None:
+                newest = step
+                break
+            damaged[step] = reason
+        for step, reason in damaged.items():
+            # Renamed, as the run will save that step again; if none is whole, none will.
+            then = f"; now '{self._set_aside(step)}', step {newest} is used" if newest >= 0 else ""
+            print(f"the checkpoint '{self._folder / str(step)}' is damaged: {reason}{then}.", file=sys.stderr)
         newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
         require(newest >= 0, f"--resume: every checkpoint in '{self._folder}' is damaged.")
         self._manager.reload()
         return newest
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, step: int) -> str:
         path = self._folder / str(step)
         names = (path.with_name(f"{step}.damaged{i}") for i in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))
+        return path.rename(next(name for name in names if not name.exists())).name
 
     def _check_config(self, saved: Mapping[str, Any]) -> None:
         names = [name for name in sorted(saved.keys() | self._config.keys()) if name not in self._may_differ]
@@ -203,20 +206,44 @@ class Checkpoints:
         verb = "it is" if len(names) == 1 else "they are"
         require(not names, f"--resume: the checkpoint in '{self._folder}' was made with {was}; now {verb} {now}.")
 
-    def _check_arrays(self, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-        names = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
+    def _check_arrays(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
+        every = sorted(saved.keys() | wanted.keys())
+        names = [name for name in every if _to_agree(saved.get(name, "")) != _to_agree(wanted.get(name, ""))]
         if names:
             there, here = (arrays.get(names[0], "missing") for arrays in (saved, wanted))
             raise UserError(
                 f"--resume: the checkpoint in '{self._folder}' is of another model or optimizer: {names[0]} is {there} "
-                f"there and {here} here; so differ {len(names)} of {len(saved | wanted)} arrays."
+                f"there and {here} here; so differ {len(names)} of {len(every)} arrays."
             )
 
 
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def _describe(tree: Any) -> dict[str, str]:
-    """The name of each array, and its dtype and shape."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{a.dtype}{list(a.shape)}" for path, a in leaves}
+    """The name of each array, and its dtype and shape: "float32[3, 4]"."""
+    return {_name(path): f"{a.dtype}{list(a.shape)}" for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _to_agree(array: str) -> str:
+    """What of an array's dtype and shape must be the same: the shape, and of keys all.
+
+    optax makes some states float32 in the first step, those of bfloat16 parameters, so a new state has other dtypes.
+    """
+    return array if array.startswith("key") else array[array.find("[") :]
+
+
+def _with_dtypes(like: Any, saved: Mapping[str, str]) -> Any:
+    """`like` with the dtypes that were saved, because Orbax would round to those of `like`."""
+
+    def leaf(path: Any, a: Any) -> Any:
+        dtype = saved[_name(path)].partition("[")[0]
+        if str(a.dtype) == dtype:
+            return a
+        return jax.ShapeDtypeStruct(a.shape, jnp.dtype(dtype), sharding=a.sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
 
 
 def _checksums(folder: Path) -> dict[str, str]:
