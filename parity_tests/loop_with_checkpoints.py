@@ -15,8 +15,8 @@ from flax import nnx
 from training.checkpoints import Checkpoints
 from training.models.mlp import MLP
 
-STEPS = 160
-EVERY = 2
+STEPS = 120
+EVERY = 3
 
 
 def train(folder: Path) -> None:

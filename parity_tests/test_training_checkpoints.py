@@ -113,9 +113,7 @@ def test_the_newest_are_kept(tmp_path):
             checkpoints.save(step, {"x": jnp.float32(step)}, [])
         assert checkpoints.steps == [3, 4, 5]
         assert checkpoints.restore({"x": jnp.float32(0)})[:2] == (5, {"x": 5})
-        checkpoints.clear()
-        assert checkpoints.steps == []
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4", "5"]
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -170,7 +168,7 @@ def test_if_all_are_damaged_it_says_so_and_leaves_them(two, capfd):
     files = sorted(two.rglob("*"))
     with (
         Checkpoints(two, CONFIG) as checkpoints,
-        pytest.raises(UserError, match=r"^--resume: every checkpoint in '.*two'"),
+        pytest.raises(UserError, match=r"^--name: every checkpoint in '.*two'"),
     ):
         checkpoints.restore(small(0))
     assert capfd.readouterr().err.count("SHA256SUMS: No such file or directory") == 2
@@ -207,6 +205,27 @@ def test_another_config_is_refused_with_the_difference(two):
 def test_a_checkpoint_of_other_arrays_is_refused(changed, told, two):
     with Checkpoints(two, CONFIG) as checkpoints, pytest.raises(UserError, match=told):
         checkpoints.restore(small(0) | changed)
+
+
+def test_a_run_that_is_not_finished_is_not_replaced(two):
+    def finished(config, history):
+        return config["batch_size"] == 64 and len(history) == epochs
+
+    epochs = 2
+    with Checkpoints(two, {}) as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.replace(finished)
+    assert str(error.value) == (
+        f"--name: '{two}' has the checkpoint of step 20 of a run that is not finished: continue it with --resume, "
+        "give this one another --name, or delete the folder."
+    )
+    epochs = 1
+    with Checkpoints(two, {}) as checkpoints:
+        checkpoints.replace(finished)
+        assert checkpoints.steps == [10, 20]  # as long as there is nothing else
+        checkpoints.save(5, small(5), [])
+        assert checkpoints.steps == [5]
+    with Checkpoints(two / "new", {}) as checkpoints:
+        checkpoints.replace(finished)  # there is nothing
 
 
 def test_without_a_checkpoint_it_says_so(tmp_path):

@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,6 +68,7 @@ class Checkpoints:
         self._may_differ = frozenset(may_differ)
         self._step = 0  # of the last save
         self._failure: str | None = None  # of the last save
+        self._to_delete: list[int] = []
         self._keep = keep
         self._manager = self._open()
 
@@ -100,6 +101,8 @@ class Checkpoints:
           history: anything that JSON can hold.
         """
         self._wait()
+        while self._to_delete:
+            self._manager.delete(self._to_delete.pop())
         self._step, self._failure = step, None
         run = {"config": self._config, "history": history, "arrays": _describe(state)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
@@ -121,19 +124,31 @@ class Checkpoints:
         Raises:
           UserError: there is no checkpoint, or only damaged ones; or it is of another config, or of other arrays.
         """
-        step = self._newest_whole()
-        read_run = ocp.args.Composite(run=ocp.args.JsonRestore())
-        run = self._manager.restore(step, args=read_run).run
+        require(bool(self.steps), f"--resume: there is no checkpoint in '{self._folder}'.")
+        step, run = self._newest()
         self._check_config(run["config"])
         self._check_arrays(run["arrays"], _describe(state_like))
         target = _with_dtypes(state_like, run["arrays"])
-        read_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return step, self._manager.restore(step, args=read_state).state, run["history"]
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return step, self._manager.restore(step, args=items).state, run["history"]
 
-    def clear(self) -> None:
-        """Delete all checkpoints."""
-        for step in self.steps:
-            self._manager.delete(step)
+    def replace(self, finished: Callable[[Any, Any], bool]) -> None:
+        """Start anew: the next save deletes the checkpoints there are, which must be those of a finished run.
+
+        Args:
+          finished: whether a run is, given its config and history.
+
+        Raises:
+          UserError: it is not, or all checkpoints are damaged.
+        """
+        if self.steps:
+            step, run = self._newest()
+            require(
+                finished(run["config"], run["history"]),
+                f"--name: '{self._folder}' has the checkpoint of step {step} of a run that is not finished: continue it "
+                "with --resume, give this one another --name, or delete the folder.",
+            )
+            self._to_delete = self.steps
 
     def _open(self) -> ocp.CheckpointManager:
         if jax.process_index() == 0:  # Orbax would wait with this until the next save, for which a disk may be too full
@@ -173,10 +188,12 @@ class Checkpoints:
         lines = [f"{digest}  {name}\n" for name, digest in sorted(_checksums(folder).items())]
         (folder / _CHECKSUMS).write_text("".join(lines))
 
-    def _newest_whole(self) -> int:
-        """The step of the newest checkpoint that is not damaged. Process 0 looks, and renames damaged newer ones."""
+    def _newest(self) -> tuple[int, dict[str, Any]]:
+        """The newest checkpoint that is not damaged: its step and what it has besides arrays.
+
+        Process 0 looks, and renames newer ones, which are damaged.
+        """
         steps = self.steps[::-1]
-        require(bool(steps), f"--resume: there is no checkpoint in '{self._folder}'.")
         newest, damaged = -1, {}
         for step in steps if jax.process_index() == 0 else []:
             reason = _damage(self._folder / str(step))
@@ -189,9 +206,12 @@ class Checkpoints:
             then = f"; now '{self._set_aside(step)}', step {newest} is used" if newest >= 0 else ""
             print(f"the checkpoint '{self._folder / str(step)}' is damaged: {reason}{then}.", file=sys.stderr)
         newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
-        require(newest >= 0, f"--resume: every checkpoint in '{self._folder}' is damaged.")
+        require(
+            newest >= 0, f"--name: every checkpoint in '{self._folder}' is damaged: start anew with another --name."
+        )
         self._manager.reload()
-        return newest
+        items = ocp.args.Composite(run=ocp.args.JsonRestore())
+        return newest, self._manager.restore(newest, args=items).run
 
     def _set_aside(self, step: int) -> str:
         path = self._folder / str(step)
