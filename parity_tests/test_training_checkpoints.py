@@ -213,19 +213,19 @@ def test_a_run_that_is_not_finished_is_not_replaced(two):
 
     epochs = 2
     with Checkpoints(two, {}) as checkpoints, pytest.raises(UserError) as error:
-        checkpoints.replace(finished)
+        checkpoints.start_anew(finished)
     assert str(error.value) == (
         f"--name: '{two}' has the checkpoint of step 20 of a run that is not finished: continue it with --resume, "
         "give this one another --name, or delete the folder."
     )
     epochs = 1
     with Checkpoints(two, {}) as checkpoints:
-        checkpoints.replace(finished)
+        checkpoints.start_anew(finished)
         assert checkpoints.steps == [10, 20]  # as long as there is nothing else
         checkpoints.save(5, small(5), [])
         assert checkpoints.steps == [5]
     with Checkpoints(two / "new", {}) as checkpoints:
-        checkpoints.replace(finished)  # there is nothing
+        checkpoints.start_anew(finished)  # there is nothing
 
 
 def test_without_a_checkpoint_it_says_so(tmp_path):

@@ -18,7 +18,7 @@ import textwrap
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ from jax.experimental import multihost_utils
 
 from training.errors import UserError, require
 from training.files import check_writable
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
 
 _CHECKSUMS = "SHA256SUMS"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a checkpoint's name until all is written
@@ -132,8 +135,8 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return step, self._manager.restore(step, args=items).state, run["history"]
 
-    def replace(self, finished: Callable[[Any, Any], bool]) -> None:
-        """Start anew: the next save deletes the checkpoints there are, which must be those of a finished run.
+    def start_anew(self, finished: Callable[[Any, Any], bool]) -> None:
+        """The next save deletes the checkpoints there are, which must be those of a finished run.
 
         Args:
           finished: whether a run is, given its config and history.
@@ -145,8 +148,8 @@ class Checkpoints:
             step, run = self._newest()
             require(
                 finished(run["config"], run["history"]),
-                f"--name: '{self._folder}' has the checkpoint of step {step} of a run that is not finished: continue it "
-                "with --resume, give this one another --name, or delete the folder.",
+                f"--name: '{self._folder}' has the checkpoint of step {step} of a run that is not finished: "
+                "continue it with --resume, give this one another --name, or delete the folder.",
             )
             self._to_delete = self.steps
 
@@ -235,6 +238,13 @@ class Checkpoints:
                 f"--resume: the checkpoint in '{self._folder}' is of another model or optimizer: {names[0]} is {there} "
                 f"there and {here} here; so differ {len(names)} of {len(every)} arrays."
             )
+
+
+@jax.jit
+def is_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether all floating-point numbers in a pytree of arrays are finite. bool `[]`."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def _name(path: Any) -> str:
