@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def catch() -> Iterator[Stop]:
 
     def note(number: int, frame: Any) -> None:
         stop.signal = signal.Signals(number)
+        os.write(2, f"\n{stop.signal.name}: ending in order, which may take a while; another ends at once\n".encode())
         for each in caught:
             signal.signal(each, signal.SIG_DFL)
 
