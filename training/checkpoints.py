@@ -6,6 +6,7 @@ Orbax writes and reads the arrays. What it does not notice is checked here: a ch
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -51,7 +52,7 @@ class Checkpoints:
     (100, {'weight': Array([1., 1., 1.], dtype=float32)}, [{'epoch': 1, 'loss': 0.5}])
 
     Args:
-      folder: where they are or will be.
+      folder: where they are or will be; made when first needed.
       config: what the run depends on, anything that JSON can hold. A run of another config cannot be continued.
       keep: how many are kept, the newest; two, for one to be left if the newest is damaged.
       may_differ: keys of `config` that may be another when the run is continued, such as where it writes to.
@@ -66,14 +67,13 @@ class Checkpoints:
         check_writable(folder)
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax logs, at length, what it also raises
-        self._folder = folder.absolute()
+        self.folder = folder.absolute()
         self._config = json.loads(json.dumps(config))  # as it will be read: no tuples
         self._may_differ = frozenset(may_differ)
         self._step = 0  # of the last save
         self._failure: str | None = None  # of the last save
         self._to_delete: list[int] = []
         self._keep = keep
-        self._manager = self._open()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -81,14 +81,18 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._wait()
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._wait()
+        if "_manager" in vars(self):  # not closed by a failure
+            self._manager.close()
         if self._failure and error is None:
             raise UserError(self._failure)
 
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints there are, ascending."""
+        if not self.folder.is_dir():
+            return []
         self._wait()
         return sorted(self._manager.all_steps())
 
@@ -127,7 +131,7 @@ class Checkpoints:
         Raises:
           UserError: there is no checkpoint, or only damaged ones; or it is of another config, or of other arrays.
         """
-        require(bool(self.steps), f"--resume: there is no checkpoint in '{self._folder}'.")
+        require(bool(self.steps), f"--resume: there is no checkpoint in '{self.folder}'.")
         step, run = self._newest()
         self._check_config(run["config"])
         self._check_arrays(run["arrays"], _describe(state_like))
@@ -148,21 +152,23 @@ class Checkpoints:
             step, run = self._newest()
             require(
                 finished(run["config"], run["history"]),
-                f"--name: '{self._folder}' has the checkpoint of step {step} of a run that is not finished: "
+                f"--name: '{self.folder}' has the checkpoint of step {step} of a run that is not finished: "
                 "continue it with --resume, give this one another --name, or delete the folder.",
             )
             self._to_delete = self.steps
 
-    def _open(self) -> ocp.CheckpointManager:
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made when first used, and so the folder: nothing is left of a run that ends before."""
         if jax.process_index() == 0:  # Orbax would wait with this until the next save, for which a disk may be too full
-            for left_by_a_killed_or_failed_save in self._folder.glob("*" + _UNFINISHED):
+            for left_by_a_killed_or_failed_save in self.folder.glob("*" + _UNFINISHED):
                 shutil.rmtree(left_by_a_killed_or_failed_save)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             save_root_metadata=False,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
-        return ocp.CheckpointManager(self._folder, options=options)
+        return ocp.CheckpointManager(self.folder, options=options)
 
     def _wait(self) -> None:
         try:
@@ -176,9 +182,9 @@ class Checkpoints:
         reason = os.strerror(code) if code else textwrap.shorten(str(error), 200)
         with contextlib.suppress(Exception):
             self._manager.close()
-        self._manager = self._open()  # the old one would raise the error again at the next save
+        del self._manager  # it would raise the error again at the next save
         steps = self.steps
-        self._failure = f"the checkpoint of step {self._step} could not be saved in '{self._folder}' ({reason}); " + (
+        self._failure = f"the checkpoint of step {self._step} could not be saved in '{self.folder}' ({reason}); " + (
             f"that of step {steps[-1]} is kept." if steps else "there is none yet."
         )
         if jax.process_count() > 1:  # the others wait for this one, and would for long
@@ -187,7 +193,7 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Orbax calls this, on process 0, when all files are written, just before a rename makes them a checkpoint."""
-        folder = self._folder / f"{self._step}{_UNFINISHED}"
+        folder = self.folder / f"{self._step}{_UNFINISHED}"
         lines = [f"{digest}  {name}\n" for name, digest in sorted(_checksums(folder).items())]
         (folder / _CHECKSUMS).write_text("".join(lines))
 
@@ -199,7 +205,7 @@ class Checkpoints:
         steps = self.steps[::-1]
         newest, damaged = -1, {}
         for step in steps if jax.process_index() == 0 else []:
-            reason = _damage(self._folder / str(step))
+            reason = _damage(self.folder / str(step))
             if reason is None:
                 newest = step
                 break
@@ -207,17 +213,15 @@ class Checkpoints:
         for step, reason in damaged.items():
             # Renamed, as the run will save that step again; if none is whole, none will.
             then = f"; now '{self._set_aside(step)}', step {newest} is used" if newest >= 0 else ""
-            print(f"the checkpoint '{self._folder / str(step)}' is damaged: {reason}{then}.", file=sys.stderr)
+            print(f"the checkpoint '{self.folder / str(step)}' is damaged: {reason}{then}.", file=sys.stderr)
         newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
-        require(
-            newest >= 0, f"--name: every checkpoint in '{self._folder}' is damaged: start anew with another --name."
-        )
+        require(newest >= 0, f"--name: every checkpoint in '{self.folder}' is damaged: start anew with another --name.")
         self._manager.reload()
         items = ocp.args.Composite(run=ocp.args.JsonRestore())
         return newest, self._manager.restore(newest, args=items).run
 
     def _set_aside(self, step: int) -> str:
-        path = self._folder / str(step)
+        path = self.folder / str(step)
         names = (path.with_name(f"{step}.damaged{i}") for i in itertools.count(1))
         return path.rename(next(name for name in names if not name.exists())).name
 
@@ -227,7 +231,7 @@ class Checkpoints:
         was = ", ".join(f"--{name.replace('_', '-')} {_shown(saved.get(name))}" for name in names)
         now = " and ".join(_shown(self._config.get(name)) for name in names)
         verb = "it is" if len(names) == 1 else "they are"
-        require(not names, f"--resume: the checkpoint in '{self._folder}' was made with {was}; now {verb} {now}.")
+        require(not names, f"--resume: the checkpoint in '{self.folder}' was made with {was}; now {verb} {now}.")
 
     def _check_arrays(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
         every = sorted(saved.keys() | wanted.keys())
@@ -235,7 +239,7 @@ class Checkpoints:
         if names:
             there, here = (arrays.get(names[0], "missing") for arrays in (saved, wanted))
             raise UserError(
-                f"--resume: the checkpoint in '{self._folder}' is of another model or optimizer: {names[0]} is {there} "
+                f"--resume: the checkpoint in '{self.folder}' is of another model or optimizer: {names[0]} is {there} "
                 f"there and {here} here; so differ {len(names)} of {len(every)} arrays."
             )
 
