@@ -97,13 +97,15 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, capfd):
 
 
 def test_what_is_saved_is_the_state_at_that_moment_though_its_memory_is_used_again(tmp_path):
-    state = jnp.ones(100_000)
+    state, history = jnp.ones(100_000), [1]
     step = jax.jit(lambda x: x + 1, donate_argnums=0)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save(1, {"x": state}, [])
+        checkpoints.save(1, {"x": state}, history)
+        history.append(2)
         for _ in range(5):
             state = step(state)
-        _, restored, _ = checkpoints.restore({"x": state})
+        _, restored, saved = checkpoints.restore({"x": state})
+    assert saved == [1]
     assert set(np.asarray(restored["x"]).tolist()) == {1.0}
 
 

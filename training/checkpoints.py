@@ -83,7 +83,6 @@ class Checkpoints:
     ) -> None:
         if "_manager" in vars(self):
             self._wait()
-        if "_manager" in vars(self):  # not closed by a failure
             self._manager.close()
         if self._failure and error is None:
             raise UserError(self._failure)
@@ -112,6 +111,7 @@ class Checkpoints:
             self._manager.delete(self._to_delete.pop())
         self._step, self._failure = step, None
         run = {"config": self._config, "history": history, "arrays": _describe(state)}
+        run = json.loads(json.dumps(run))  # a copy: the run may append to its history before the thread is through
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
             self._manager.save(step, args=items, force=True)
@@ -162,7 +162,7 @@ class Checkpoints:
         """Made when first used, and so the folder: nothing is left of a run that ends before."""
         if jax.process_index() == 0:  # Orbax would wait with this until the next save, for which a disk may be too full
             for left_by_a_killed_or_failed_save in self.folder.glob("*" + _UNFINISHED):
-                shutil.rmtree(left_by_a_killed_or_failed_save)
+                shutil.rmtree(left_by_a_killed_or_failed_save, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             save_root_metadata=False,
