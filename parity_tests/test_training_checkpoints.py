@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -131,6 +132,48 @@ def test_arrays_come_back_on_the_devices_that_are_asked_for(devices, tmp_path):
         _, state, _ = checkpoints.restore({"x": like})
     assert state["x"].sharding == spread(devices)
     assert bits(state) == bits({"x": x})
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from training.checkpoints import Checkpoints
+
+folder = Path(sys.argv[1])
+values = np.arange(8, dtype=np.float32)
+spread = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+state = {"x": jax.make_array_from_callback(values.shape, spread, lambda index: values[index])}
+with Checkpoints(folder, {}) as checkpoints:
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": state["x"] + step}, [step])
+    if jax.process_index() == 0 and checkpoints.steps:
+        (folder / "3" / "SHA256SUMS").unlink()
+    step, state, history = checkpoints.restore(state)
+    checkpoints.save(3, state, history)
+    parts = [part.data.tolist() for part in state["x"].addressable_shards]
+    print(step, history, parts, checkpoints.steps)
+"""
+
+
+@pytest.mark.long
+def test_two_processes_save_and_restore_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    commands = [[sys.executable, "-c", TWO_PROCESSES, str(tmp_path), address, str(i)] for i in (0, 1)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with (
+        subprocess.Popen(commands[0], cwd=ROOT, **pipes) as first,
+        subprocess.Popen(commands[1], cwd=ROOT, **pipes) as second,
+    ):
+        told = [process.communicate() for process in (first, second)]
+    lines = [out.splitlines()[-1] for out, _ in told]
+    assert lines == ["2 [2] [[2.0, 3.0], [4.0, 5.0]] [2, 3]", "2 [2] [[6.0, 7.0], [8.0, 9.0]] [2, 3]"]
+    assert ["is damaged" in err for _, err in told] == [True, False]  # said once
 
 
 DAMAGES = {
