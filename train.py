@@ -25,10 +25,11 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 import jax_mix
-from training import data, optimizers, plots
-from training.errors import UserError, require
+from training import data, optimizers, plots, signals
+from training.checkpoints import Checkpoints, is_finite
+from training.errors import Stopped, UserError, require
 from training.evaluation import evaluate
-from training.files import check_writable, write_json
+from training.files import check_writable, write_json, write_npz
 from training.models import PreActResNet
 from training.optimizers import OptimizerName, ScheduleName
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     Method = jax_mix.MixUp | jax_mix.ManifoldMixup | jax_mix.CutMix
 
 METHODS = {"mixup": jax_mix.MixUp, "manifold": jax_mix.ManifoldMixup, "cutmix": jax_mix.CutMix}
+MAY_DIFFER = ("data_dir", "out", "name", "resume", "checkpoint_every")  # no result depends on them
 xent = optax.softmax_cross_entropy_with_integer_labels
 
 
@@ -59,12 +61,16 @@ class Config:
     width: int = 16  # channels of the network's first stage
     seed: int = 0  # of everything random: the same seed on the same machine gives the same numbers
     out: str = "runs"  # folder for results
-    name: str | None = None  # the run's folder in out, whose files are replaced; None: DATASET-MIX-SEED
+    name: str | None = None  # the run's folder in out; a finished run there is replaced; None: DATASET-MIX-SEED
+    resume: bool = False  # continue the run of that name from its last checkpoint
+    checkpoint_every: int | None = None  # steps between checkpoints; None: those of an epoch
 
     def __post_init__(self) -> None:
         mixing, alpha, rate, decay = self.mix, self.alpha, self.learning_rate, self.weight_decay
         require(self.epochs >= 1, f"--epochs must be at least 1, got {self.epochs}.")
         require(self.batch_size >= 1, f"--batch-size must be at least 1, got {self.batch_size}.")
+        every = self.checkpoint_every
+        require(every is None or every >= 1, f"--checkpoint-every must be at least 1, got {every}.")
         require(self.width >= 1, f"--width must be at least 1, got {self.width}.")
         require(0 <= self.seed < 2**32, f"--seed must be from 0 to {2**32 - 1}, got {self.seed}.")
         require(0 < rate < math.inf, f"--learning-rate must be positive and finite, got {rate}.")
@@ -144,15 +150,24 @@ def update(
     return loss
 
 
-def train(config: Config, dataset: data.Dataset) -> tuple[nnx.Module, Method | None, list[dict[str, float]]]:
-    """Train a new model.
+def train(
+    config: Config, dataset: data.Dataset, checkpoints: Checkpoints | None = None
+) -> tuple[nnx.Module, Method | None, list[dict[str, float]]]:
+    """Train a new model, or go on from a checkpoint, to the same numbers.
+
+    Args:
+      config: what the run depends on.
+      dataset: what to train on.
+      checkpoints: of this run; None: there are none. Beside them goes the draw of a step that fails.
 
     Returns:
       The model, the method with its layers looked up, and for each epoch its "epoch", the mean training "loss" and,
       on the test images, "accuracy", "nll" and "ece".
 
     Raises:
-      UserError: the batch is larger than the training set, a layer is unknown, or the loss is no longer finite.
+      UserError: the batch is larger than the training set, a layer is unknown, the loss is no longer finite, there is
+        no checkpoint to go on from, or there is one that should be kept.
+      Stopped: SIGINT or SIGTERM came; the last step is in a checkpoint.
     """
     n, *_, channels = dataset.train.image.shape
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
@@ -160,61 +175,124 @@ def train(config: Config, dataset: data.Dataset) -> tuple[nnx.Module, Method | N
     model = PreActResNet(channels, len(dataset.class_names), width=config.width, rngs=nnx.Rngs(model_key))
     method = make_method(config, model, dataset)
     print(method or "no mixing")
-    steps = config.epochs * (n // config.batch_size)
+    epoch_steps = n // config.batch_size
+    steps = config.epochs * epoch_steps
     optimizer = make_optimizer(config, model, steps)
 
+    done, every = 0, config.checkpoint_every or epoch_steps
     history: list[dict[str, float]] = []
-    with tqdm(total=steps, unit="step") as bar:
-        for epoch in range(1, config.epochs + 1):
-            losses = []
-            for index in data.epoch_batches(order_key, epoch, n, config.batch_size):
-                key = jax.random.fold_in(step_key, bar.n)
+    losses: list[Any] = []  # of this epoch so far; on the device, for no step to wait for them
+    if checkpoints and config.resume:
+        done, state, saved = checkpoints.restore(nnx.state((model, optimizer)))
+        nnx.update((model, optimizer), state)
+        history, losses = saved["history"], saved["losses"]
+        print("the run is finished: its results are written again" if done == steps else f"from step {done}")
+    elif checkpoints:
+        checkpoints.start_anew(lambda config, saved: len(saved["history"]) == config["epochs"])
+
+    with signals.catch() as stop, tqdm(total=steps, initial=done, unit="step") as bar:
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            batches = data.epoch_batches(order_key, epoch, n, config.batch_size)
+            for index in batches[len(losses) :]:
+                key = jax.random.fold_in(step_key, done)
                 losses.append(train_step(model, optimizer, key, dataset, index, method))
+                done += 1
                 bar.update()
-            loss = float(np.mean(jax.device_get(losses)))
-            require(math.isfinite(loss), f"--learning-rate {config.learning_rate} is too high: the loss became {loss}.")
-            history.append({"epoch": epoch, "loss": loss, **evaluate(model, dataset)})
-            bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{history[-1]['accuracy']:.2%}")
+                stopping = stop.signal
+                ends, saves = len(losses) == epoch_steps, done % every == 0 or done == steps or stopping is not None
+                if ends or saves:
+                    losses = [float(loss) for loss in jax.device_get(losses)]
+                    at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+                    if at is None and not is_finite(nnx.state((model, optimizer))):
+                        at = len(losses) - 1  # of finite loss, and gradients that are not
+                    if at is not None:
+                        step = done - len(losses) + at
+                        raise failed_step(config, dataset, method, step, batches[at], losses[at], checkpoints)
+                if ends:
+                    loss = float(np.asarray(losses, np.float32).mean())
+                    history.append({"epoch": epoch, "loss": loss, **evaluate(model, dataset)})
+                    losses = []
+                    bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{history[-1]['accuracy']:.2%}")
+                if checkpoints and saves:
+                    checkpoints.save(done, nnx.state((model, optimizer)), {"history": history, "losses": losses})
+                if stopping:
+                    raise Stopped(f"stopped at step {done} by {stopping.name}; continue with --resume.", stopping)
     return model, method, history
 
 
+def failed_step(
+    config: Config,
+    dataset: data.Dataset,
+    method: Method | None,
+    step: int,
+    index: Int[Array, " batch"],
+    loss: float,
+    checkpoints: Checkpoints | None,
+) -> UserError:
+    """What to tell of a step, counted from 0, after which not all is finite; its draw is written, to be replayed."""
+    what = f"the loss became {loss}" if not math.isfinite(loss) else "the model became infinite or nan"
+    told = f"--learning-rate {config.learning_rate} is too high: {what} in step {step + 1}"
+    if checkpoints is None:
+        return UserError(told + ".")
+    key = jax.random.fold_in(split_seed(config)[2], step)
+    arrays = {"step": step + 1, "index": index, "key": jax.random.key_data(key)}
+    if method:
+        image_shape = (len(index), *dataset.train.image.shape[1:])
+        mix = jax.jit(method.sample, static_argnums=1)(jax.random.split(key)[1], image_shape)  # as train_step draws
+        arrays |= {name: value for name, value in vars(mix).items() if value is not None}
+    path = checkpoints.folder.parent / "failed_step.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_npz(path, arrays)
+    return UserError(f"{told}; its images and draw are in '{path}', checkpoints are kept.")
+
+
 def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
-    """Load, train, evaluate, and write config.json, metrics.json and two pictures to the run's folder.
+    """Load, train, evaluate, and write checkpoints, config.json, metrics.json and two pictures to the run's folder.
 
     Returns:
       The model, and what is in metrics.json: the last epoch's "accuracy", "nll" and "ece", and "history".
 
     Raises:
       UserError: something in `config` cannot be used.
+      Stopped: SIGINT or SIGTERM came.
     """
     start = time.perf_counter()
     folder = Path(config.out) / (config.name or f"{config.dataset}-{config.mix}-{config.seed}".replace("/", "-"))
     check_writable(folder)
     dataset = data.load(config.dataset, config.data_dir)
     print(dataset)
-    model, method, history = train(config, dataset)
-    metrics: dict[str, Any] = {name: history[-1][name] for name in ("accuracy", "nll", "ece")} | {"history": history}
-    print("test accuracy {accuracy:.2%}, NLL {nll:.4f}, ECE {ece:.4f}".format(**metrics))
+    with Checkpoints(folder / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints:
+        model, method, history = train(config, dataset, checkpoints)
+        last = {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
+        metrics: dict[str, Any] = last | {"history": history}
+        print("test accuracy {accuracy:.2%}, NLL {nll:.4f}, ECE {ece:.4f}".format(**metrics))
 
-    folder.mkdir(parents=True, exist_ok=True)
-    used = dataclasses.replace(config, alpha=getattr(method, "alpha", None), layers=getattr(method, "layers", None))
-    write_json(folder / "config.json", dataclasses.asdict(used))
-    write_json(folder / "metrics.json", metrics)
-    plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
-    image, label = (np.asarray(array[: config.batch_size]) for array in dataset.train)
-    mix = method.sample(split_seed(config)[-1], image.shape) if method else None
-    plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
-    print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen: dict[str, Any] = {"alpha": getattr(method, "alpha", None), "layers": getattr(method, "layers", None)}
+        used = dataclasses.replace(config, **chosen, resume=False)  # it tells how to repeat the run
+        write_json(folder / "config.json", dataclasses.asdict(used))
+        write_json(folder / "metrics.json", metrics)
+        plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
+        image, label = (np.asarray(array[: config.batch_size]) for array in dataset.train)
+        mix = method.sample(split_seed(config)[-1], image.shape) if method else None
+        plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
+        print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command line: returns 0, or 2 after one sentence on stderr if something given cannot be used."""
+    """The command line: returns 0, or after one sentence on stderr 2 if something given cannot be used.
+
+    After a signal, 128 and its number, as shells do.
+    """
     try:
-        run(tyro.cli(Config, args=args, description=__doc__))
+        run(tyro.cli(Config, args=args, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"train.py: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
     return 0
 
 

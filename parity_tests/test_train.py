@@ -1,6 +1,7 @@
 """train.py from end to end: every method runs, equal seeds give equal bits, and bad input is told in one sentence."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +34,10 @@ def test_the_defaults_learn(first_run):
     assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"]
 
 
-def test_a_run_leaves_its_four_files(first_run):
+def test_a_run_leaves_its_files(first_run):
     out, _, metrics = first_run
     names = sorted(path.name for path in (out / "first").iterdir())
-    assert names == ["config.json", "learning_curve.png", "metrics.json", "mixed_batch.png"]
+    assert names == ["checkpoints", "config.json", "learning_curve.png", "metrics.json", "mixed_batch.png"]
     assert json.loads((out / "first" / "metrics.json").read_text()) == metrics
     assert [record["epoch"] for record in metrics["history"]] == [1, 2, 3, 4, 5, 6]
     assert {name: metrics["history"][-1][name] for name in ("accuracy", "nll", "ece")}.items() <= metrics.items()
@@ -98,6 +99,8 @@ BAD_INPUT = {
     "epochs 0": (["--epochs", "0"], ["--epochs", "at least 1", "0"]),
     "batch size 0": (["--batch-size", "0"], ["--batch-size", "at least 1", "0"]),
     "batch size above the set": (["--batch-size", "1438"], ["--batch-size", "at most 1437", "1438"]),
+    "checkpoint every 0": (["--checkpoint-every", "0"], ["--checkpoint-every", "at least 1", "0"]),
+    "nothing to resume": (["--resume", "--width", "4"], ["--resume: there is no checkpoint in"]),
     "width 0": (["--width", "0"], ["--width", "at least 1"]),
     "learning rate 0": (["--learning-rate", "0"], ["--learning-rate", "positive", "0.0"]),
     "weight decay negative": (["--weight-decay", "-1"], ["--weight-decay", "0 or positive", "-1.0"]),
@@ -107,10 +110,6 @@ BAD_INPUT = {
     "data set not there": (
         ["--dataset", "cifar10"],
         ["--dataset cifar10 is not prepared in", "--data-dir", "tfds build cifar10 --file_format=array_record"],
-    ),
-    "learning rate too high": (
-        ["--learning-rate", "1e30", *SHORT],
-        ["--learning-rate 1e+30 is too high", "the loss became nan"],
     ),
 }
 
@@ -123,6 +122,77 @@ def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
     assert told.startswith("train.py: ")
     assert all(fragment in told for fragment in fragments), told
     assert not (tmp_path / "runs").exists()  # nothing is left behind
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, tmp_path, capsys, monkeypatch):
+    out, _, _ = first_run
+    arguments = ["--data-dir", data_dir, "--epochs", "6", "--width", "4", "--out", str(tmp_path), "--name", "first"]
+    step = train.train_step
+    calls = []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == 40:  # within the second epoch
+            signal.raise_signal(signal.SIGTERM)
+        return step(*args)
+
+    monkeypatch.setattr(train, "train_step", stopped)
+    assert train.main(arguments) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith("train.py: stopped at step 40 by SIGTERM; continue with --resume.\n")
+    assert not (tmp_path / "first" / "metrics.json").exists()
+
+    assert train.main(arguments) == 2
+    assert "has the checkpoint of step 40 of a run that is not finished" in capsys.readouterr().err
+    assert train.main([*arguments, "--resume", "--seed", "1", "--alpha", "0.2"]) == 2
+    assert "made with --alpha None, --seed 0; now they are 0.2 and 1." in capsys.readouterr().err
+
+    def results():
+        return [(folder / "first" / "metrics.json").read_bytes() for folder in (out, tmp_path)]
+
+    assert train.main([*arguments, "--resume"]) == 0
+    steps = 6 * (1437 // 64)
+    assert len(calls) == steps  # none was done twice
+    first, resumed = results()
+    assert resumed == first
+    (tmp_path / "first" / "metrics.json").unlink()
+    assert train.main([*arguments, "--resume"]) == 0
+    assert "the run is finished: its results are written again" in capsys.readouterr().out
+    first, again = results()
+    assert (again, len(calls)) == (first, steps)
+    config = [json.loads((folder / "first" / "config.json").read_text()) for folder in (out, tmp_path)]
+    assert config[0] | {"out": ""} == config[1] | {"out": ""}
+
+    del calls[:-39]  # now the next call is the fortieth
+    assert train.main(arguments) == 128 + signal.SIGTERM  # a finished run is replaced
+    assert [path.name for path in (tmp_path / "first" / "checkpoints").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("every", ["1", "5"])
+def test_a_step_that_fails_leaves_its_draw_and_no_checkpoint(every, data_dir, digits, tmp_path, capsys):
+    arguments = ["--learning-rate", "1e30", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "high"]
+    assert train.main([*SHORT, *arguments, "--checkpoint-every", every]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    what, step = {"1": ("the model became infinite or nan", 2), "5": ("the loss became nan", 3)}[every]
+    path = tmp_path / "high" / "failed_step.npz"
+    assert told == (
+        f"train.py: --learning-rate 1e+30 is too high: {what} in step {step}; its images and draw are in '{path}', "
+        "checkpoints are kept."
+    )
+    assert [folder.name for folder in (tmp_path / "high").glob("checkpoints/*")] == (["1"] if every == "1" else [])
+
+    failed = dict(np.load(path))
+    index = failed.pop("index")
+    assert failed.pop("step") == step
+    order_key, step_key = train.split_seed(train.Config())[1:3]
+    np.testing.assert_array_equal(index, data.epoch_batches(order_key, 1, 1437, 256)[step - 1])
+    key = jax.random.fold_in(step_key, step - 1)
+    np.testing.assert_array_equal(failed.pop("key"), jax.random.key_data(key))
+    mix = jax_mix.Mix(**failed)  # to be replayed
+    expected = METHODS["manifold"].sample(jax.random.split(key)[1], (256, 8, 8, 1))
+    np.testing.assert_allclose(mix.lam, expected.lam, rtol=1e-6)
+    np.testing.assert_array_equal(mix.partner, expected.partner)
+    assert int(mix.layer) == int(expected.layer)
+    assert mix.layers.tolist() == ["input", "layer1", "layer2"]
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_data_is_read(data_dir, tmp_path, capsys, monkeypatch):

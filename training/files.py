@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from training.errors import UserError
 
@@ -28,6 +30,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all."""
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name to `path`, which ends in .npz, whole or not at all; `np.load` reads them."""
+    with write_atomically(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 def check_writable(folder: Path) -> None:

@@ -1,0 +1,57 @@
+"""Ending in order when asked to: Ctrl-C, and SIGTERM, which schedulers send before they take a machine away."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclasses.dataclass
+class Stop:
+    """Whether a run has been asked to end: `signal` is the signal that asked, None before."""
+
+    signal: signal.Signals | None = None
+
+
+@contextlib.contextmanager
+def catch() -> Iterator[Stop]:
+    """Note the first SIGINT or SIGTERM in the `Stop` that is given, for a loop to read; a second ends the process.
+
+    The second ends it at once, wherever it is, also inside of a compilation. The handlers that were there come back at
+    the end; signals that are ignored stay so. Python handles signals in the main thread only: in another, this does
+    nothing.
+
+    >>> with catch() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     stop.signal.name
+    'SIGTERM'
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    handlers = {each: signal.getsignal(each) for each in _SIGNALS}
+    # nohup's and JAX's own (None, as it is not of Python) are meant to stay.
+    caught = {each: handler for each, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+
+    def note(number: int, frame: Any) -> None:
+        stop.signal = signal.Signals(number)
+        os.write(2, f"\n{stop.signal.name}: ending in order, which may take a while; another ends at once\n".encode())
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in caught:
+        signal.signal(each, note)
+    try:
+        yield stop
+    finally:
+        for each, handler in caught.items():
+            signal.signal(each, handler)
