@@ -55,7 +55,8 @@ class Config:
     epochs: int = 20  # passes over the training images
     batch_size: int = 64  # images in a step
     optimizer: OptimizerName = "sgd"  # sgd and adam add weight decay to the gradient, adamw to the step
-    schedule: ScheduleName = "one_cycle"  # of learning rate and momentum
+    schedule: ScheduleName = "one_cycle"  # of the learning rate; one_cycle: of momentum too
+    milestones: tuple[float, ...] = (0.5, 0.75)  # parts of the run after which step divides the rate by 10
     learning_rate: float = 0.1  # the peak of the schedule
     weight_decay: float = 5e-4  # of convolutions and the head; none for BatchNorm and biases
     width: int = 16  # channels of the network's first stage
@@ -78,6 +79,12 @@ class Config:
         require(alpha is None or mixing != "none", f"--alpha is {alpha}, but --mix none draws no lambda: drop one.")
         require(
             alpha is None or 0 < alpha < math.inf, f"--alpha must be positive and finite, got {alpha}; or --mix none."
+        )
+        parts = self.milestones
+        require(all(0 < part < 1 for part in parts), f"--milestones must be parts between 0 and 1, got {parts}.")
+        require(
+            self.schedule == "step" or parts == (0.5, 0.75),
+            f"--milestones is only for --schedule step, got --schedule {self.schedule}.",
         )
         given = self.layers is not None
         require(not given or mixing == "manifold", f"--layers is only for --mix manifold, got --mix {mixing}.")
@@ -109,8 +116,14 @@ def split_seed(config: Config) -> Key[Array, " 4"]:
 
 def make_optimizer(config: Config, model: nnx.Module, steps: int) -> nnx.Optimizer:
     """The optimizer and schedule that `config` names, for a run of `steps`."""
-    rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
-    transformation = optimizers.make(config.optimizer, config.schedule, steps=steps, **rates)
+    transformation = optimizers.make(
+        config.optimizer,
+        config.schedule,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        steps=steps,
+        milestones=config.milestones,
+    )
     return nnx.Optimizer(model, transformation, wrt=nnx.Param)
 
 

@@ -26,6 +26,32 @@ def test_one_cycle_is_combined_cos(steps, values):
         assert_close([ours(i) for i in range(steps)], [theirs(i / steps) for i in range(steps)], "schedule")
 
 
+@pytest.mark.parametrize("steps", [1, 2, 12, 101])
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_cosine_and_step_are_pytorchs(schedule, steps):
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
+    lr_scheduler = torch.optim.lr_scheduler
+    theirs = {
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(sgd, steps),
+        "step": lambda: lr_scheduler.MultiStepLR(sgd, [round(steps / 3), round(2 * steps / 3)]),
+    }[schedule]()
+    rates = []
+    for _ in range(steps):
+        rates.append(theirs.get_last_lr()[0])
+        sgd.step()
+        theirs.step()
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        params = {"kernel": jnp.ones((2, 2))}
+        ours = optimizers.make(
+            "sgd", schedule, learning_rate=RATE, weight_decay=0.0, steps=steps, milestones=(1 / 3, 2 / 3)
+        )
+        state, used = ours.init(params), []
+        for _ in range(steps):
+            _, state = ours.update(params, state, params)
+            used.append(state.hyperparams["rate"])
+        assert_close(used, rates, "schedule")
+
+
 class Linear(torch.nn.Module):
     def __init__(self):
         super().__init__()

@@ -103,6 +103,11 @@ BAD_INPUT = {
     "nothing to resume": (["--resume", "--width", "4"], ["--resume: there is no checkpoint in"]),
     "width 0": (["--width", "0"], ["--width", "at least 1"]),
     "learning rate 0": (["--learning-rate", "0"], ["--learning-rate", "positive", "0.0"]),
+    "milestones beyond the run": (
+        ["--schedule", "step", "--milestones", "0.5", "1.5"],
+        ["--milestones", "between 0 and 1", "(0.5, 1.5)"],
+    ),
+    "milestones without step": (["--milestones", "0.3"], ["--milestones", "--schedule step", "one_cycle"]),
     "weight decay negative": (["--weight-decay", "-1"], ["--weight-decay", "0 or positive", "-1.0"]),
     "seed negative": (["--seed", "-1"], ["--seed", "from 0 to 4294967295", "-1"]),
     "data set misspelt": (["--dataset", "fashion_mnst"], ["--dataset 'fashion_mnst'", "did you mean 'fashion_mnist'"]),

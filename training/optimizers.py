@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,11 +11,17 @@ import numpy as np
 import optax
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
-ScheduleName = Literal["one_cycle", "constant"]
+ScheduleName = Literal["one_cycle", "cosine", "step", "constant"]
 
 
 def make(
-    optimizer: OptimizerName, schedule: ScheduleName, *, learning_rate: float, weight_decay: float, steps: int
+    optimizer: OptimizerName,
+    schedule: ScheduleName,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    steps: int,
+    milestones: Sequence[float] = (0.5, 0.75),
 ) -> optax.GradientTransformation:
     """The optimizer that fastai calls SGD or Adam, on one of its schedules.
 
@@ -30,21 +36,29 @@ def make(
     Args:
       optimizer: "sgd", "adam" or "adamw".
       schedule: "one_cycle": the rate goes from a 25th up and down to 1/100,000 of `learning_rate`, momentum (Adam's b1)
-        from 0.95 to 0.85 and back. "constant": both stay, momentum at 0.9.
-      learning_rate: the peak, or the constant.
+        from 0.95 to 0.85 and back. With the others momentum stays at 0.9. "cosine": the rate falls to 0 along half a
+        cosine. "step": it is divided by 10 at each milestone. "constant": it stays.
+      learning_rate: the peak, the start, or the constant.
       weight_decay: 0 for none.
-      steps: of the whole run; only "one_cycle" asks.
+      steps: of the whole run.
+      milestones: where "step" divides, as parts of the run in (0, 1).
 
     Returns:
       An optax transformation whose `update` needs the parameters.
 
-    Source: `fastai.optimizer.SGD`, `Adam`; `fastai.callback.schedule.fit_one_cycle`.
+    Source: `fastai.optimizer.SGD`, `Adam`; `fastai.callback.schedule.fit_one_cycle`; the steps of mixup's and CutMix's
+    papers, at a half and three quarters (Manifold Mixup's authors: at a third and two thirds).
     """
     rate: float | optax.Schedule = learning_rate
     momentum: float | optax.Schedule = 0.9
     if schedule == "one_cycle":
         rate = one_cycle(steps, learning_rate / 25, learning_rate, learning_rate / 1e5)
         momentum = one_cycle(steps, 0.95, 0.85, 0.95)
+    elif schedule == "cosine":
+        rate = optax.cosine_decay_schedule(learning_rate, steps)
+    elif schedule == "step":
+        at = [round(part * steps) for part in milestones]
+        rate = optax.piecewise_constant_schedule(learning_rate, {step: 0.1 ** at.count(step) for step in at})
 
     def transformation(rate: Any, momentum: Any) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
