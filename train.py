@@ -5,33 +5,41 @@ python train.py: handwritten digits with Manifold Mixup, a quarter of a minute o
 python train.py --mix cutmix --alpha 0.5: another method.
 
 python train.py --dataset fashion_mnist --epochs 5: any image-classification set of TFDS that is in data-dir.
+
+python train.py --config runs/digits-manifold-0/config.json --seed 1: as that run was, but for the flags that follow.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
+import json
 import math
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 from flax import nnx
 from tqdm.auto import tqdm
 
 import jax_mix
-from training import data, optimizers, plots, signals
+from training import data, devices, optimizers, plots, signals
 from training.checkpoints import Checkpoints, is_finite
 from training.errors import Stopped, UserError, require
 from training.evaluation import evaluate
 from training.files import check_writable, write_json, write_npz
+from training.logs import Logs
 from training.models import PreActResNet
 from training.optimizers import OptimizerName, ScheduleName
+from training.steps import accumulate, cross_entropy, update_average
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -39,8 +47,15 @@ if TYPE_CHECKING:
     Method = jax_mix.MixUp | jax_mix.ManifoldMixup | jax_mix.CutMix
 
 METHODS = {"mixup": jax_mix.MixUp, "manifold": jax_mix.ManifoldMixup, "cutmix": jax_mix.CutMix}
-MAY_DIFFER = ("data_dir", "out", "name", "resume", "checkpoint_every")  # no result depends on them
-xent = optax.softmax_cross_entropy_with_integer_labels
+# What depends on where a run is, and what it is then. Other numbers of devices round otherwise, no more.
+HERE: dict[str, Any] = {
+    "resume": False,
+    "devices": None,
+    "coordinator": None,
+    "num_processes": None,
+    "process_id": None,
+}
+MAY_DIFFER = ("data_dir", "out", "name", "checkpoint_every", *HERE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +64,10 @@ class Config:
 
     mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
     alpha: float | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
+    alpha_end: float | None = None  # alpha goes there during the run, along half a cosine; None: it stays
     layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: layer1 layer2
+    mix_off_epochs: int = 0  # how many epochs at the end are not mixed
+    mix_groups: int | None = None  # groups of a batch that mix among themselves; None: one for each device
     dataset: str = "digits"  # digits, or the name of a TFDS set that is in data-dir as array_record
     data_dir: str | None = None  # TFDS's folder; None: TFDS_DATA_DIR or ~/tensorflow_datasets
     epochs: int = 20  # passes over the training images
@@ -59,12 +77,19 @@ class Config:
     milestones: tuple[float, ...] = (0.5, 0.75)  # parts of the run after which step divides the rate by 10
     learning_rate: float = 0.1  # the peak of the schedule
     weight_decay: float = 5e-4  # of convolutions and the head; none for BatchNorm and biases
+    label_smoothing: float = 0.0  # share of each target that is spread over all classes
+    accumulate: int = 1  # parts of a batch that are computed one after the other, to save memory
+    ema: float | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
     width: int = 16  # channels of the network's first stage
     seed: int = 0  # of everything random: the same seed on the same machine gives the same numbers
     out: str = "runs"  # folder for results
     name: str | None = None  # the run's folder in out; a finished run there is replaced; None: DATASET-MIX-SEED
     resume: bool = False  # continue the run of that name from its last checkpoint
     checkpoint_every: int | None = None  # steps between checkpoints; None: those of an epoch
+    devices: int | None = None  # how many the batch is split over; None: all
+    coordinator: str | None = None  # host:port of process 0 when there are several; auto on clusters that JAX knows
+    num_processes: int | None = None  # how many processes --coordinator joins
+    process_id: int | None = None  # which of them this is, from 0
 
     def __post_init__(self) -> None:
         mixing, alpha, rate, decay = self.mix, self.alpha, self.learning_rate, self.weight_decay
@@ -80,42 +105,113 @@ class Config:
         require(
             alpha is None or 0 < alpha < math.inf, f"--alpha must be positive and finite, got {alpha}; or --mix none."
         )
-        parts = self.milestones
-        require(all(0 < part < 1 for part in parts), f"--milestones must be parts between 0 and 1, got {parts}.")
+        at = self.milestones
+        require(all(0 < each < 1 for each in at), f"--milestones must be parts between 0 and 1, got {at}.")
         require(
-            self.schedule == "step" or parts == (0.5, 0.75),
+            self.schedule == "step" or at == (0.5, 0.75),
             f"--milestones is only for --schedule step, got --schedule {self.schedule}.",
         )
+        end, groups, off, parts = self.alpha_end, self.mix_groups, self.mix_off_epochs, self.accumulate
+        for name, value in {"alpha-end": end, "mix-groups": groups, "mix-off-epochs": off or None}.items():
+            require(
+                value is None or mixing != "none",
+                f"--{name} is {value}, but --mix none does not mix: drop one of them.",
+            )
+        require(end is None or 0 < end < math.inf, f"--alpha-end must be positive and finite, got {end}.")
+        require(0 <= off <= self.epochs, f"--mix-off-epochs must be from 0 to --epochs {self.epochs}, got {off}.")
+        require(parts >= 1, f"--accumulate must be at least 1, got {parts}.")
+        require(
+            self.batch_size % parts == 0,
+            f"--accumulate must divide --batch-size {self.batch_size}, got {parts}.",
+        )
+        require(groups is None or groups >= 1, f"--mix-groups must be at least 1, got {groups}.")
+        part = self.batch_size // parts
+        require(
+            part % (groups or 1) == 0,
+            f"--mix-groups must divide the {part} images of a batch, or of its part with --accumulate; got {groups}.",
+        )
+        smoothing, ema = self.label_smoothing, self.ema
+        require(0 <= smoothing < 1, f"--label-smoothing must be 0 or more, and less than 1, got {smoothing}.")
+        require(ema is None or 0 < ema < 1, f"--ema must be between 0 and 1, got {ema}.")
+        self._check_processes()
         given = self.layers is not None
         require(not given or mixing == "manifold", f"--layers is only for --mix manifold, got --mix {mixing}.")
 
+    def _check_processes(self) -> None:
+        count, which = self.num_processes, self.process_id
+        require(self.devices is None or self.devices >= 1, f"--devices must be at least 1, got {self.devices}.")
+        if self.coordinator in (None, "auto"):
+            for name, value in {"num-processes": count, "process-id": which}.items():
+                told = f"--{name} is {value}, but --coordinator is {self.coordinator}: it must be host:port."
+                require(value is None, told)
+            return
+        host_and_port = re.fullmatch(r".+:\d{1,5}", self.coordinator)
+        require(bool(host_and_port), f"--coordinator must be host:port or auto, got {self.coordinator!r}.")
+        if count is None or which is None:
+            missing = "--num-processes" if count is None else "--process-id"
+            raise UserError(f"{missing} must be given with --coordinator {self.coordinator}.")
+        require(count >= 1, f"--num-processes must be at least 1, got {count}.")
+        require(
+            0 <= which < count, f"--process-id must be from 0 to {count - 1} (--num-processes less 1), got {which}."
+        )
 
-def make_method(config: Config, model: nnx.Module, dataset: data.Dataset) -> Method | None:
-    """The method that `config` names, None for "none"; Manifold Mixup's layers are looked up in the model.
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a step does, and so what it is compiled for. As in `Config`, but looked up in model and data."""
+
+    method: Method | None = None
+    alpha_end: float | None = None
+    steps: int = 1  # of the whole run
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    ema: float | None = None
+
+    def method_at(self, step: Any) -> Method | None:
+        """The method in a step, int `[]`: alpha goes to `alpha_end` along half a cosine, fastai's `SchedCos`."""
+        if self.method is None or self.alpha_end is None:
+            return self.method
+        start, done = self.method.alpha, jnp.asarray(step, jnp.float32) / self.steps
+        return dataclasses.replace(
+            self.method, alpha=start + (1 - jnp.cos(jnp.pi * done)) / 2 * (self.alpha_end - start)
+        )
+
+
+class Learner(NamedTuple):
+    """What training changes: the model, the optimizer's state, and the model with averaged weights, if asked for."""
+
+    model: nnx.Module
+    optimizer: nnx.Optimizer
+    average: nnx.Module | None = None
+
+    @property
+    def evaluated(self) -> nnx.Module:
+        return self.model if self.average is None else self.average
+
+
+def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps: int) -> Recipe:
+    """The recipe that `config` names, for a run of `steps`; Manifold Mixup's layers are looked up in the model.
 
     Raises:
       UserError: a layer is not in the model.
     """
+    same = {name: getattr(config, name) for name in ("alpha_end", "label_smoothing", "accumulate", "ema")}
     if config.mix == "none":
-        return None
-    method = METHODS[config.mix]() if config.alpha is None else METHODS[config.mix](config.alpha)
-    if not isinstance(method, jax_mix.ManifoldMixup):
-        return method
-    layers = ("layer1", "layer2") if config.layers is None else config.layers
-    image = jax.ShapeDtypeStruct((2, *dataset.train.image.shape[1:]), np.float32)
-    try:
-        return dataclasses.replace(method, layers=layers).bind(model, image)
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
+        return Recipe(steps=steps, **same)
+    given = {"alpha": config.alpha, "groups": config.mix_groups}
+    method = METHODS[config.mix](**{name: value for name, value in given.items() if value is not None})
+    if isinstance(method, jax_mix.ManifoldMixup):
+        layers = ("layer1", "layer2") if config.layers is None else config.layers
+        image = jax.ShapeDtypeStruct((2, *dataset.train.image.shape[1:]), np.float32)
+        try:
+            method = dataclasses.replace(method, layers=layers).bind(model, image)
+        except ValueError as error:
+            raise UserError(f"--{error}") from error
+    return Recipe(method, steps=steps, **same)
 
 
-def split_seed(config: Config) -> Key[Array, " 4"]:
-    """Keys for the model's weights, the order of images, the steps, and the picture of a mixed batch."""
-    return jax.random.split(jax.random.key(config.seed), 4)
-
-
-def make_optimizer(config: Config, model: nnx.Module, steps: int) -> nnx.Optimizer:
-    """The optimizer and schedule that `config` names, for a run of `steps`."""
+def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:
+    """The model with the optimizer and schedule that `config` names, for a run of `steps`."""
     transformation = optimizers.make(
         config.optimizer,
         config.schedule,
@@ -124,91 +220,115 @@ def make_optimizer(config: Config, model: nnx.Module, steps: int) -> nnx.Optimiz
         steps=steps,
         milestones=config.milestones,
     )
-    return nnx.Optimizer(model, transformation, wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
+    return Learner(model, optimizer, None if config.ema is None else nnx.clone(model))
 
 
-@nnx.jit(static_argnames="method")
+def split_seed(config: Config) -> Key[Array, " 4"]:
+    """Keys for the model's weights, the order of images, the steps, and the picture of a mixed batch."""
+    return jax.random.split(jax.random.key(config.seed), 4)
+
+
+@nnx.jit(static_argnames="recipe")
 def train_step(
-    model: nnx.Module,
-    optimizer: nnx.Optimizer,
-    key: Key[Array, ""],
-    dataset: data.Dataset,
-    index: Int[Array, " batch"],
-    method: Method | None,
+    learner: Learner, key: Key[Array, ""], batch: data.Examples, normalize: Callable[[Any], Any], recipe: Recipe
 ) -> Float[Array, ""]:
-    """One step on the training images `index`: updates model and optimizer, returns the loss, float32 `[]`."""
-    shift_key, key = jax.random.split(key)
-    image = dataset.normalize(data.random_shift(shift_key, dataset.train.image[index]))
-    mix = method.sample(key, image.shape) if method else None  # 1. draw
-    return update(model, optimizer, image, dataset.train.label[index], mix)
+    """One step on a batch of training images: updates the learner, returns the loss, float32 `[]`."""
+    model, optimizer, average = learner
+    method = recipe.method_at(optimizer.step[...])
 
+    def gradients(model: nnx.Module, key: Key[Array, ""], batch: data.Examples) -> tuple[Float[Array, ""], nnx.State]:
+        shift_key, key = jax.random.split(key)
+        image = normalize(data.random_shift(shift_key, batch.image))
+        mix = method.sample(key, image.shape) if method else None  # 1. draw
+        return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing)
 
-def update(
-    model: nnx.Module,
-    optimizer: nnx.Optimizer,
-    image: Float[Array, "batch height width channels"],
-    label: Int[Array, " batch"],
-    mix: jax_mix.Mix | None,
-) -> Float[Array, ""]:
-    """One step on one batch with its draw; what is compared with fastai's, draw by draw."""
-
-    def loss_fn(model: nnx.Module) -> Float[Array, ""]:
-        logits = jax_mix.forward(model, image, mix)  # 2. mix
-        losses = jax_mix.mixed_loss(xent, logits, label, mix)  # 3. loss
-        return losses.mean()
-
-    loss, grads = nnx.value_and_grad(loss_fn)(model)
-    with jax.numpy_dtype_promotion("standard"):  # optax does not run under strict promotion
-        optimizer.update(model, grads)
+    if recipe.accumulate == 1:
+        loss, grads = gradients(model, key, batch)
+    else:
+        loss, grads = accumulate(gradients, model, key, batch, parts=recipe.accumulate)
+    apply_gradients(model, optimizer, grads)
+    if average is not None and recipe.ema is not None:
+        update_average(average, model, optimizer.step[...], recipe.ema)
     return loss
 
 
+def loss_and_gradients(
+    model: nnx.Module,
+    image: Float[Array, "batch height width channels"],
+    label: Int[Array, " batch"],
+    mix: jax_mix.Mix | None,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], nnx.State]:
+    """The loss of a batch with its draw, float32 `[]`, and the gradients; what is compared with fastai's."""
+
+    def loss_fn(model: nnx.Module) -> Float[Array, ""]:
+        logits = jax_mix.forward(model, image, mix)  # 2. mix
+        losses = jax_mix.mixed_loss(cross_entropy(label_smoothing), logits, label, mix)  # 3. loss
+        return losses.mean()
+
+    return nnx.value_and_grad(loss_fn)(model)
+
+
+def apply_gradients(model: nnx.Module, optimizer: nnx.Optimizer, grads: nnx.State) -> None:
+    """The optimizer's step."""
+    with jax.numpy_dtype_promotion("standard"):  # optax does not run under strict promotion
+        optimizer.update(model, grads)
+
+
 def train(
-    config: Config, dataset: data.Dataset, checkpoints: Checkpoints | None = None
-) -> tuple[nnx.Module, Method | None, list[dict[str, float]]]:
+    config: Config, dataset: data.Dataset, checkpoints: Checkpoints | None = None, logs: Logs | None = None
+) -> tuple[nnx.Module, Recipe, list[dict[str, float]]]:
     """Train a new model, or go on from a checkpoint, to the same numbers.
 
     Args:
       config: what the run depends on.
       dataset: what to train on.
       checkpoints: of this run; None: there are none. Beside them goes the draw of a step that fails.
+      logs: of this run; None: there are none.
 
     Returns:
-      The model, the method with its layers looked up, and for each epoch its "epoch", the mean training "loss" and,
-      on the test images, "accuracy", "nll" and "ece".
+      The model, or that of averaged weights; the recipe; and for each epoch its "epoch", the "step" it ended with, the
+      mean training "loss" and, on the test images, "accuracy", "nll" and "ece".
 
     Raises:
       UserError: the batch is larger than the training set, a layer is unknown, the loss is no longer finite, there is
         no checkpoint to go on from, or there is one that should be kept.
       Stopped: SIGINT or SIGTERM came; the last step is in a checkpoint.
     """
-    n, *_, channels = dataset.train.image.shape
+    n, *image_size = dataset.train.image.shape
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model_key, order_key, step_key, _ = split_seed(config)
-    model = PreActResNet(channels, len(dataset.class_names), width=config.width, rngs=nnx.Rngs(model_key))
-    method = make_method(config, model, dataset)
-    print(method or "no mixing")
+    model = PreActResNet(image_size[-1], len(dataset.class_names), width=config.width, rngs=nnx.Rngs(model_key))
     epoch_steps = n // config.batch_size
     steps = config.epochs * epoch_steps
-    optimizer = make_optimizer(config, model, steps)
+    recipe = make_recipe(config, model, dataset, steps)
+    print(recipe.method or "no mixing")
+    learner = make_learner(config, model, steps)
+    mesh = devices.make_mesh(config.devices)
+    split = devices.split(mesh)
+    nnx.update(learner, jax.device_put(nnx.state(learner), devices.everywhere(mesh)))
 
     done, every = 0, config.checkpoint_every or epoch_steps
     history: list[dict[str, float]] = []
     losses: list[Any] = []  # of this epoch so far; on the device, for no step to wait for them
     if checkpoints and config.resume:
-        done, state, saved = checkpoints.restore(nnx.state((model, optimizer)))
-        nnx.update((model, optimizer), state)
+        done, state, saved = checkpoints.restore(nnx.state(learner))
+        nnx.update(learner, state)
         history, losses = saved["history"], saved["losses"]
         print("the run is finished: its results are written again" if done == steps else f"from step {done}")
     elif checkpoints:
         checkpoints.start_anew(lambda config, saved: len(saved["history"]) == config["epochs"])
 
-    with signals.catch() as stop, tqdm(total=steps, initial=done, unit="step") as bar:
+    with signals.catch() as stop, tqdm(total=steps, initial=done, unit="step", disable=not devices.is_first()) as bar:
         for epoch in range(len(history) + 1, config.epochs + 1):
+            mixes = epoch <= config.epochs - config.mix_off_epochs
+            epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
             batches = data.epoch_batches(order_key, epoch, n, config.batch_size)
             for index in batches[len(losses) :]:
                 key = jax.random.fold_in(step_key, done)
-                losses.append(train_step(model, optimizer, key, dataset, index, method))
+                batch = data.Examples(*(devices.from_host(array[index], split) for array in dataset.train))
+                losses.append(train_step(learner, key, batch, dataset.normalize, epoch_recipe))
                 done += 1
                 bar.update()
                 stopping = stop.signal
@@ -216,27 +336,31 @@ def train(
                 if ends or saves:
                     losses = [float(loss) for loss in jax.device_get(losses)]
                     at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
-                    if at is None and not is_finite(nnx.state((model, optimizer))):
+                    if at is None and not is_finite(nnx.state(learner)):
                         at = len(losses) - 1  # of finite loss, and gradients that are not
                     if at is not None:
                         step = done - len(losses) + at
-                        raise failed_step(config, dataset, method, step, batches[at], losses[at], checkpoints)
+                        index = batches[at]
+                        raise failed_step(config, tuple(image_size), epoch_recipe, step, index, losses[at], checkpoints)
                 if ends:
                     loss = float(np.asarray(losses, np.float32).mean())
-                    history.append({"epoch": epoch, "loss": loss, **evaluate(model, dataset)})
+                    measured = evaluate(learner.evaluated, dataset)
+                    history.append({"epoch": epoch, "step": done, "loss": loss, **measured})
+                    if logs:
+                        logs.epoch(history, losses)
                     losses = []
-                    bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{history[-1]['accuracy']:.2%}")
+                    bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{measured['accuracy']:.2%}")
                 if checkpoints and saves:
-                    checkpoints.save(done, nnx.state((model, optimizer)), {"history": history, "losses": losses})
+                    checkpoints.save(done, nnx.state(learner), {"history": history, "losses": losses})
                 if stopping:
                     raise Stopped(f"stopped at step {done} by {stopping.name}; continue with --resume.", stopping)
-    return model, method, history
+    return learner.evaluated, recipe, history
 
 
 def failed_step(
     config: Config,
-    dataset: data.Dataset,
-    method: Method | None,
+    image_size: tuple[int, ...],
+    recipe: Recipe,
     step: int,
     index: Int[Array, " batch"],
     loss: float,
@@ -249,9 +373,10 @@ def failed_step(
         return UserError(told + ".")
     key = jax.random.fold_in(split_seed(config)[2], step)
     arrays = {"step": step + 1, "index": index, "key": jax.random.key_data(key)}
-    if method:
-        image_shape = (len(index), *dataset.train.image.shape[1:])
-        mix = jax.jit(method.sample, static_argnums=1)(jax.random.split(key)[1], image_shape)  # as train_step draws
+    if method := recipe.method_at(step):
+        shape = (len(index) // recipe.accumulate, *image_size)
+        draw = jax.jit(lambda key: method.sample(jax.random.split(key)[1], shape))  # as train_step
+        mix = draw(key) if recipe.accumulate == 1 else jax.vmap(draw)(jax.random.split(key, recipe.accumulate))
         arrays |= {name: value for name, value in vars(mix).items() if value is not None}
     path = checkpoints.folder.parent / "failed_step.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -272,25 +397,73 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     start = time.perf_counter()
     folder = Path(config.out) / (config.name or f"{config.dataset}-{config.mix}-{config.seed}".replace("/", "-"))
     check_writable(folder)
+    config = resolve(config)
     dataset = data.load(config.dataset, config.data_dir)
     print(dataset)
-    with Checkpoints(folder / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints:
-        model, method, history = train(config, dataset, checkpoints)
+    with (
+        Checkpoints(folder / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints,
+        Logs(folder) as logs,
+    ):
+        model, recipe, history = train(config, dataset, checkpoints, logs if devices.is_first() else None)
         last = {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
         metrics: dict[str, Any] = last | {"history": history}
         print("test accuracy {accuracy:.2%}, NLL {nll:.4f}, ECE {ece:.4f}".format(**metrics))
+        if not devices.is_first():
+            return model, metrics
 
         folder.mkdir(parents=True, exist_ok=True)
-        chosen: dict[str, Any] = {"alpha": getattr(method, "alpha", None), "layers": getattr(method, "layers", None)}
-        used = dataclasses.replace(config, **chosen, resume=False)  # it tells how to repeat the run
-        write_json(folder / "config.json", dataclasses.asdict(used))
+        method = recipe.method
+        used = dataclasses.replace(config, layers=getattr(method, "layers", None), **HERE)
+        write_json(folder / "config.json", dataclasses.asdict(used))  # it tells how to repeat the run
         write_json(folder / "metrics.json", metrics)
         plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
-        image, label = (np.asarray(array[: config.batch_size]) for array in dataset.train)
+        image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
         mix = method.sample(split_seed(config)[-1], image.shape) if method else None
         plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
         print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
+
+
+def resolve(config: Config) -> Config:
+    """`config` with the numbers that were left open: alpha and groups.
+
+    Raises:
+      UserError: the batch cannot be split over the devices.
+    """
+    count = devices.make_mesh(config.devices).size
+    part = config.batch_size // config.accumulate
+    require(
+        part % count == 0,
+        f"--batch-size must be a multiple of {config.accumulate * count}, the {count} devices times --accumulate "
+        f"{config.accumulate}, got {config.batch_size}; or use fewer --devices.",
+    )
+    if config.mix == "none":
+        return config
+    alpha = METHODS[config.mix]().alpha if config.alpha is None else config.alpha
+    return dataclasses.replace(config, alpha=alpha, mix_groups=config.mix_groups or count)
+
+
+def parse(args: Sequence[str]) -> Config:
+    """The config that flags describe; `--config FILE` stands for the flags of the run whose config.json that is.
+
+    Raises:
+      UserError: a value is out of range, or the file cannot be read.
+      SystemExit: the flags are not as `--help` says, or ask for it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    file, flags = parser.parse_known_args(args)
+    try:
+        values = json.loads(Path(file.config).read_text()) if file.config else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config: cannot read '{file.config}' as the config.json of a run ({error}).") from error
+    require(isinstance(values, dict), f"--config: '{file.config}' is not the config.json of a run.")
+    saved = []
+    for name, value in values.items():
+        if value is not False:
+            of_flag = [] if value is True else value if isinstance(value, list) else [value]
+            saved += [f"--{name.replace('_', '-')}", *map(str, of_flag)]
+    return tyro.cli(Config, args=saved + flags, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -299,7 +472,11 @@ def main(args: Sequence[str] | None = None) -> int:
     After a signal, 128 and its number, as shells do.
     """
     try:
-        run(tyro.cli(Config, args=args, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))
+        config = parse(sys.argv[1:] if args is None else args)
+        if config.coordinator:
+            devices.join(config.coordinator, config.num_processes, config.process_id)
+        with contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
+            run(config)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

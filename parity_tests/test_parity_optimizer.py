@@ -110,7 +110,7 @@ def fastais(optimizer, schedule, model):
 
 def ours(optimizer, schedule, model):
     config = train.Config(optimizer=optimizer, schedule=schedule, learning_rate=RATE, weight_decay=DECAY)
-    state = train.make_optimizer(config, model, STEPS)
+    state = train.make_learner(config, model, STEPS).optimizer
 
     @nnx.jit
     def step(model, state, x, y):

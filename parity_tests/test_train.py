@@ -1,5 +1,6 @@
 """train.py from end to end: every method runs, equal seeds give equal bits, and bad input is told in one sentence."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import jax.export
 import numpy as np
 import optax
 import pytest
+from fastai.callback import schedule as fastai_schedule
 from flax import nnx
 
 import jax_mix
@@ -25,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 def first_run(data_dir, tmp_path_factory):
     """A short run of the defaults: its folder, model and metrics."""
     out = tmp_path_factory.mktemp("runs")
-    return out, *train.run(train.Config(data_dir=data_dir, out=str(out), name="first", epochs=6, width=4))
+    return out, *train.run(train.Config(data_dir=data_dir, out=str(out), name="first", epochs=6, width=4, devices=1))
 
 
 def test_the_defaults_learn(first_run):
@@ -37,9 +39,19 @@ def test_the_defaults_learn(first_run):
 def test_a_run_leaves_its_files(first_run):
     out, _, metrics = first_run
     names = sorted(path.name for path in (out / "first").iterdir())
-    assert names == ["checkpoints", "config.json", "learning_curve.png", "metrics.json", "mixed_batch.png"]
+    assert names == [
+        "checkpoints",
+        "config.json",
+        "events.out.tfevents.000000001",
+        "learning_curve.png",
+        "metrics.json",
+        "metrics.jsonl",
+        "mixed_batch.png",
+    ]
     assert json.loads((out / "first" / "metrics.json").read_text()) == metrics
     assert [record["epoch"] for record in metrics["history"]] == [1, 2, 3, 4, 5, 6]
+    lines = (out / "first" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics["history"]
     assert {name: metrics["history"][-1][name] for name in ("accuracy", "nll", "ece")}.items() <= metrics.items()
     config = json.loads((out / "first" / "config.json").read_text())
     assert (config["alpha"], config["layers"], config["epochs"]) == (0.4, ["layer1", "layer2"], 6)
@@ -47,9 +59,8 @@ def test_a_run_leaves_its_files(first_run):
 
 def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
     out, model, metrics = first_run
-    config = json.loads((out / "first" / "config.json").read_text())
-    config.update(out=str(tmp_path), layers=tuple(config["layers"]))
-    again, metrics_again = train.run(train.Config(**config))
+    file = str(out / "first" / "config.json")
+    again, metrics_again = train.run(train.parse(["--config", file, "--out", str(tmp_path), "--devices", "1"]))
     assert metrics_again == metrics
     leaves, leaves_again = (jax.tree.leaves(nnx.to_pure_dict(nnx.state(m))) for m in (model, again))
     assert len(leaves) == len(leaves_again) > 20
@@ -57,7 +68,7 @@ def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
     assert (tmp_path / "first" / "metrics.json").read_bytes() == (out / "first" / "metrics.json").read_bytes()
 
 
-SHORT = ["--epochs", "1", "--width", "4", "--batch-size", "256"]
+SHORT = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--devices", "1"]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +109,39 @@ BAD_INPUT = {
     ),
     "epochs 0": (["--epochs", "0"], ["--epochs", "at least 1", "0"]),
     "batch size 0": (["--batch-size", "0"], ["--batch-size", "at least 1", "0"]),
-    "batch size above the set": (["--batch-size", "1438"], ["--batch-size", "at most 1437", "1438"]),
+    "batch size above the set": (["--batch-size", "1440"], ["--batch-size", "at most 1437", "1440"]),
     "checkpoint every 0": (["--checkpoint-every", "0"], ["--checkpoint-every", "at least 1", "0"]),
     "nothing to resume": (["--resume", "--width", "4"], ["--resume: there is no checkpoint in"]),
     "width 0": (["--width", "0"], ["--width", "at least 1"]),
     "learning rate 0": (["--learning-rate", "0"], ["--learning-rate", "positive", "0.0"]),
+    "alpha end 0": (["--alpha-end", "0"], ["--alpha-end", "positive", "0.0"]),
+    "alpha end without mixing": (["--mix", "none", "--alpha-end", "1"], ["--alpha-end is 1.0", "--mix none"]),
+    "groups without mixing": (["--mix", "none", "--mix-groups", "2"], ["--mix-groups is 2", "--mix none"]),
+    "groups": (["--mix-groups", "7"], ["--mix-groups must divide the 64 images", "7"]),
+    "groups of a part": (["--mix-groups", "64", "--accumulate", "2"], ["--mix-groups must divide the 32 images", "64"]),
+    "groups 0": (["--mix-groups", "0"], ["--mix-groups", "at least 1", "0"]),
+    "unmixed epochs": (["--mix-off-epochs", "21"], ["--mix-off-epochs", "from 0 to --epochs 20", "21"]),
+    "accumulate 0": (["--accumulate", "0"], ["--accumulate", "at least 1", "0"]),
+    "accumulate": (["--accumulate", "3"], ["--accumulate must divide --batch-size 64", "3"]),
+    "label smoothing 1": (["--label-smoothing", "1"], ["--label-smoothing", "less than 1", "1.0"]),
+    "ema 1": (["--ema", "1"], ["--ema", "between 0 and 1", "1.0"]),
+    "devices 0": (["--devices", "0"], ["--devices", "at least 1", "0"]),
+    "more devices than there are": (["--devices", "9"], ["--devices", "at most 8", "9"]),
+    "a batch that devices cannot share": (
+        ["--devices", "3"],
+        ["--batch-size must be a multiple of 3, the 3 devices", "got 64", "fewer --devices"],
+    ),
+    "a part that devices cannot share": (["--accumulate", "16"], ["multiple of 128", "--accumulate 16", "got 64"]),
+    "processes without coordinator": (["--num-processes", "2"], ["--num-processes is 2", "--coordinator is None"]),
+    "coordinator without port": (["--coordinator", "host"], ["--coordinator", "host:port or auto", "'host'"]),
+    "coordinator alone": (["--coordinator", "host:1"], ["--num-processes must be given"]),
+    "no process": (
+        ["--coordinator", "host:1", "--num-processes", "2", "--process-id", "2"],
+        ["--process-id", "from 0 to 1", "2"],
+    ),
+    "no cluster": (["--coordinator", "auto"], ["--coordinator auto", "could not be joined"]),
+    "config not there": (["--config", "no.json"], ["--config", "'no.json'", "No such file"]),
+    "config of a list": (["--config", "LIST"], ["--config", "is not the config.json of a run"]),
     "milestones beyond the run": (
         ["--schedule", "step", "--milestones", "0.5", "1.5"],
         ["--milestones", "between 0 and 1", "(0.5, 1.5)"],
@@ -122,6 +161,9 @@ BAD_INPUT = {
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
     arguments, fragments = BAD_INPUT[case]
+    if arguments == ["--config", "LIST"]:
+        arguments = ["--config", str(tmp_path / "list.json")]
+        (tmp_path / "list.json").write_text("[1]")
     assert train.main(["--data-dir", data_dir, "--out", str(tmp_path / "runs"), *arguments]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("train.py: ")
@@ -132,6 +174,7 @@ def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, tmp_path, capsys, monkeypatch):
     out, _, _ = first_run
     arguments = ["--data-dir", data_dir, "--epochs", "6", "--width", "4", "--out", str(tmp_path), "--name", "first"]
+    arguments += ["--devices", "1"]
     step = train.train_step
     calls = []
 
@@ -244,18 +287,22 @@ METHODS = {
 }
 
 
+def batch_of(digits, n=16):
+    return data.Examples(*(array[:n] for array in digits.train))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_step_exports_for_cpu_gpu_and_tpu(name, digits):
-    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
-    optimizer = train.make_optimizer(train.Config(), model, 10)
-    graphdef, state = nnx.split((model, optimizer))
+    learner = train.make_learner(train.Config(), PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0)), 10)
+    graphdef, state = nnx.split(learner)
+    recipe = train.Recipe(METHODS[name])
 
-    def step(state, key, dataset, index):
-        model, optimizer = nnx.merge(graphdef, state)
-        loss = train.train_step(model, optimizer, key, dataset, index, METHODS[name])
-        return nnx.state((model, optimizer)), loss
+    def step(state, key, batch):
+        learner = nnx.merge(graphdef, state)
+        loss = train.train_step(learner, key, batch, digits.normalize, recipe)
+        return nnx.state(learner), loss
 
-    arguments = state, jax.random.key(0), digits, np.arange(16, dtype=np.int32)
+    arguments = state, jax.random.key(0), batch_of(digits)
     exported = jax.export.export(jax.jit(step), platforms=["cpu", "cuda", "tpu"])(*arguments)
     assert exported.platforms == ("cpu", "cuda", "tpu")
     new_state, loss = jax.tree.unflatten(exported.out_tree, exported.out_avals)
@@ -263,22 +310,88 @@ def test_the_step_exports_for_cpu_gpu_and_tpu(name, digits):
     assert [a.shape for a in jax.tree.leaves(new_state)] == [a.shape for a in jax.tree.leaves(state)]
 
 
+def by_hand(model, batch, key, method, smoothing=0.0, normalize=None):
+    """The loss and gradients of one batch from the library's parts; the model's BatchNorm sees the batch."""
+    shift_key, key = jax.random.split(key)
+    image = normalize(data.random_shift(shift_key, batch.image))
+    mix = method.sample(key, image.shape)
+    target = optax.smooth_labels(mix.targets(jax.nn.one_hot(batch.label, 10)), smoothing)
+
+    @nnx.jit
+    def step(model, image):
+        def loss(model):
+            return optax.softmax_cross_entropy(model(image), target).mean()
+
+        return nnx.value_and_grad(loss)(model)
+
+    return step(model, mix.blend(image))
+
+
 def test_the_step_is_the_formula(digits):
     """One step's loss against the library's parts put together by hand; and the model moves."""
-    method = METHODS["mixup"]
+    method, batch = METHODS["mixup"], batch_of(digits)
     model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
-    copy = nnx.clone(model)
-    optimizer = train.make_optimizer(train.Config(), model, 10)
-    index = np.arange(16, dtype=np.int32)
-    loss = train.train_step(model, optimizer, jax.random.key(3), digits, index, method)
+    copy, initial = nnx.clone(model), nnx.clone(model)
+    learner = train.make_learner(train.Config(), model, 10)
+    recipe = train.Recipe(method, label_smoothing=0.2)
+    loss = train.train_step(learner, jax.random.key(3), batch, digits.normalize, recipe)
 
-    shift_key, key = jax.random.split(jax.random.key(3))
-    image = digits.normalize(data.random_shift(shift_key, digits.train.image[:16]))
-    mix = method.sample(key, image.shape)
-    target = mix.targets(jax.nn.one_hot(digits.train.label[:16], 10))
-    logits = nnx.jit(lambda model, image: model(image))(copy, mix.blend(image))
-    expected = optax.softmax_cross_entropy(logits, target).mean()
+    expected, _ = by_hand(copy, batch, jax.random.key(3), method, 0.2, digits.normalize)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    assert not np.array_equal(model.stem.kernel[...], copy.stem.kernel[...])
+    assert not np.array_equal(model.stem.kernel[...], initial.stem.kernel[...])
     np.testing.assert_allclose(model.norm.mean[...], copy.norm.mean[...], rtol=1e-4)  # BatchNorm saw the mixed batch
     assert not np.array_equal(model.norm.mean[...], np.zeros(16))
+
+
+def test_accumulated_gradients_are_the_mean_over_the_parts(digits):
+    """Every other image is a batch of its own, with a draw of its own."""
+    method, batch = METHODS["mixup"], batch_of(digits)
+    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
+    copy = nnx.clone(model)
+    config = train.Config(optimizer="sgd", schedule="constant", learning_rate=1.0, weight_decay=0.0)
+    learner = train.make_learner(config, model, 10)
+    loss = train.train_step(learner, jax.random.key(3), batch, digits.normalize, train.Recipe(method, accumulate=2))
+
+    before = np.asarray(copy.stem.kernel[...])
+    losses, grads = [], []
+    for i, key in enumerate(jax.random.split(jax.random.key(3), 2)):
+        part = data.Examples(*(array[i::2] for array in batch))
+        part_loss, part_grads = by_hand(copy, part, key, method, normalize=digits.normalize)
+        losses.append(part_loss)
+        grads.append(part_grads.stem.kernel[...])
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(before - model.stem.kernel[...], np.mean(grads, 0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(model.norm.mean[...], copy.norm.mean[...], rtol=1e-4)  # moved twice
+
+
+def test_averaged_weights_are_evaluated(digits):
+    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
+    learner = train.make_learner(train.Config(ema=0.5), model, 10)
+    expected = {"kernel": np.asarray(model.head.kernel[...]), "mean": np.asarray(model.norm.mean[...])}
+    for step in range(1, 13):
+        train.train_step(learner, jax.random.key(step), batch_of(digits), digits.normalize, train.Recipe(ema=0.5))
+        kept = min(0.5, (1 + step) / (10 + step))
+        for name, value in {"kernel": model.head.kernel, "mean": model.norm.mean}.items():
+            expected[name] = kept * expected[name] + (1 - kept) * np.asarray(value[...])
+    assert learner.evaluated is learner.average
+    np.testing.assert_allclose(learner.average.head.kernel[...], expected["kernel"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(learner.average.norm.mean[...], expected["mean"], rtol=1e-5, atol=1e-7)
+    assert not np.allclose(learner.average.head.kernel[...], model.head.kernel[...], rtol=1e-3)
+
+
+def test_alpha_changes_as_fastais_cosine():
+    recipe = train.Recipe(jax_mix.MixUp(0.2), alpha_end=1.0, steps=10)
+    assert train.Recipe(recipe.method).method_at(5) is recipe.method
+    for step in range(10):
+        alpha = recipe.method_at(np.int32(step)).alpha
+        np.testing.assert_allclose(alpha, fastai_schedule.SchedCos(0.2, 1.0)(step / 10), rtol=1e-6)
+    draws = [jax.jit(lambda i: recipe.method_at(i).sample(jax.random.key(0), (1000,)).lam)(i) for i in (0, 9)]
+    assert np.std(draws[0]) > 1.1 * np.std(draws[1])  # lambdas of a small alpha lie further apart
+
+
+def test_the_last_epochs_are_not_mixed(data_dir, digits):
+    """Up to there the runs are equal; in the last epoch training loss falls below that of mixed batches."""
+    config = train.Config(mix="mixup", epochs=2, width=4, devices=1)
+    mixed, off = (train.train(dataclasses.replace(config, mix_off_epochs=epochs), digits)[-1] for epochs in (0, 1))
+    assert mixed[0] == off[0]
+    assert off[1]["loss"] < 0.9 * mixed[1]["loss"]

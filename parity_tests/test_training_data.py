@@ -126,8 +126,8 @@ def test_fashion_mnist_as_tfds_prepares_it():
     assert np.bincount(np.asarray(dataset.train.label)).tolist() == [6000] * 10
     assert np.bincount(np.asarray(dataset.test.label)).tolist() == [1000] * 10
     assert (dataset.class_names[0], dataset.class_names[9]) == ("T-shirt/top", "Ankle boot")
-    assert abs(float(dataset.mean[0]) / 255 - 0.2860) < 1e-4  # the values that are commonly given
-    assert abs(float(dataset.std[0]) / 255 - 0.3530) < 1e-4
+    assert abs(float(dataset.normalize.mean[0]) / 255 - 0.2860) < 1e-4  # the values that are commonly given
+    assert abs(float(dataset.normalize.std[0]) / 255 - 0.3530) < 1e-4
 
 
 def make_set(folder, name, features, examples, splits=("train", "test")):

@@ -8,7 +8,7 @@ from flax import nnx
 from sklearn.metrics import accuracy_score, log_loss
 
 from training import evaluation
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, Normalize
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_every_test_image_counts_once(batch_size):
     pixels = np.random.default_rng(0).permutation(40).astype(np.uint8).reshape(20, 1, 2, 1)
     test = Examples(jnp.asarray(pixels), jnp.zeros(20, jnp.int32))
     train = Examples(test.image[:1] * 0, test.label[:1])
-    dataset = Dataset(train, test, jnp.zeros(1), jnp.ones(1), "pixels", ("left", "right"))
+    dataset = Dataset(train, test, Normalize(jnp.zeros(1), jnp.ones(1)), "pixels", ("left", "right"))
     model = SeesThrough()
     model.eval()
     np.testing.assert_array_equal(evaluation.predict(model, dataset, batch_size=batch_size), pixels[:, 0, :, 0])

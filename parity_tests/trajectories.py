@@ -91,14 +91,20 @@ def traced_layer(mix: jax_mix.Mix | None) -> jax_mix.Mix | None:
 
 
 def our_trajectory(setup: Setup, mixes: Sequence[jax_mix.Mix | None]) -> Trajectory:
-    """`train.update` on the same batches, draws and initial weights."""
+    """train.py's step on the same batches, draws and initial weights."""
     model = PreActResNet(setup.images.shape[-1], 10, width=setup.width, rngs=nnx.Rngs(0))
     convert.copy_to_flax(setup.model(), model)
     config = train.Config(optimizer=setup.optimizer, schedule=setup.schedule, **setup.rates)
-    optimizer = train.make_optimizer(config, model, len(setup.images))
-    step = nnx.jit(train.update)
+    learner = train.make_learner(config, model, len(setup.images))
+
+    @nnx.jit
+    def step(learner, image, label, mix):
+        loss, grads = train.loss_and_gradients(learner.model, image, label, mix)
+        train.apply_gradients(learner.model, learner.optimizer, grads)
+        return loss
+
     losses = [
-        step(model, optimizer, jnp.asarray(image), jnp.asarray(label, jnp.int32), mix)
+        step(learner, jnp.asarray(image), jnp.asarray(label, jnp.int32), mix)
         for image, label, mix in zip(setup.images, setup.labels, mixes, strict=True)
     ]
     return Trajectory(np.asarray(jax.device_get(losses)), convert.flax_arrays(model), mixes)

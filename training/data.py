@@ -35,20 +35,39 @@ class Examples(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Normalize:
+    """uint8 images to float32 ones; the training images get mean 0 and standard deviation 1 in each channel.
+
+    A pytree, so a jitted step takes it as it is.
+
+    Attributes:
+      mean, std: float32 `[channels]`, of the training images.
+    """
+
+    mean: Float[Array, " channels"]
+    std: Float[Array, " channels"]
+
+    def __call__(
+        self, image: UInt8[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        return (image.astype(jnp.float32) - self.mean[None, None, None]) / self.std[None, None, None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set on the device: a pytree, so a jitted step takes it as it is.
 
     Attributes:
       train, test: its two splits.
-      mean, std: float32 `[channels]`, of the training images.
+      normalize: for a network to take its images.
       name: what TFDS calls it.
       class_names: one for each class.
     """
 
     train: Examples
     test: Examples
-    mean: Float[Array, " channels"]
-    std: Float[Array, " channels"]
+    normalize: Normalize
     name: str = dataclasses.field(metadata={"static": True})
     class_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
@@ -56,12 +75,6 @@ class Dataset:
         size = "x".join(map(str, self.train.image.shape[1:]))
         counts = f"{len(self.train.label)} training and {len(self.test.label)} test images of {size}"
         return f"{self.name}: {counts}, {len(self.class_names)} classes"
-
-    def normalize(
-        self, image: UInt8[Array, "batch height width channels"]
-    ) -> Float[Array, "batch height width channels"]:
-        """uint8 images to float32 ones; the training images get mean 0 and standard deviation 1 in each channel."""
-        return (image.astype(jnp.float32) - self.mean[None, None, None]) / self.std[None, None, None]
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
@@ -94,7 +107,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     class_names = tuple(features[label_key].names)
     train_examples = _read(name, builder, "train", image_key, label_key, len(class_names))
     test_examples = _read(name, builder, test, image_key, label_key, len(class_names))
-    dataset = Dataset(train_examples, test_examples, *_mean_and_std(train_examples.image), name, class_names)
+    normalize = Normalize(*_mean_and_std(train_examples.image))
+    dataset = Dataset(train_examples, test_examples, normalize, name, class_names)
     return jax.device_put(dataset)
 
 

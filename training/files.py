@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all."""
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, values: Iterable[Any]) -> None:
+    """Write `values` to `path` as JSON, one a line, whole or not at all."""
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:

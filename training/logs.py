@@ -1,0 +1,76 @@
+"""What a run tells while it trains, for other programs to read: metrics.jsonl and TensorBoard's event files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+# The messages and records that TensorBoard reads, from TensorBoard itself; its own writer would look for TensorFlow.
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from training.files import write_jsonl
+
+_EVENTS = "events.out.tfevents."
+
+
+class Logs:
+    """A run's metrics.jsonl and its event file for TensorBoard (`tensorboard --logdir runs`), written at every epoch.
+
+    A run that is continued gets another event file, named by its first step; those of later steps go.
+
+    Args:
+      folder: the run's; made when first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Logs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file:
+            self._file.close()
+
+    def epoch(self, history: Sequence[Mapping[str, float]], losses: Sequence[float]) -> None:
+        """Write what is known when an epoch ends.
+
+        Args:
+          history: a record of each epoch so far, of numbers by name; "step" is how many steps were done by then.
+          losses: of the epoch's steps, the last one of which is that "step".
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_jsonl(self._folder / "metrics.jsonl", history)
+        step = int(history[-1]["step"])
+        first = step - len(losses) + 1
+        if self._file is None:
+            self._file = self._new_file(first)
+            self._write(file_version="brain.Event:2")
+            self._write(step=first, session_log=SessionLog(status=SessionLog.START))  # forget older events from here on
+        for each, loss in enumerate(losses, first):
+            self._write(step=each, summary=_scalars({"loss": loss}))
+        rest = {name: value for name, value in history[-1].items() if name not in ("step", "loss")}
+        self._write(step=step, summary=_scalars(rest))
+        self._file.flush()
+
+    def _new_file(self, first: int) -> BinaryIO:
+        path = self._folder / f"{_EVENTS}{first:09}"  # TensorBoard reads them in the order of their names
+        for other in self._folder.glob(_EVENTS + "*"):
+            if other.name >= path.name:
+                other.unlink()
+        return path.open("wb")
+
+    def _write(self, **event: Any) -> None:
+        RecordWriter(self._file).write(Event(wall_time=time.time(), **event).SerializeToString())
+
+
+def _scalars(values: Mapping[str, float]) -> Any:
+    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
