@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
     assert train.main(arguments) == 2
     assert "has the checkpoint of step 40 of a run that is not finished" in capsys.readouterr().err
     assert train.main([*arguments, "--resume", "--seed", "1", "--alpha", "0.2"]) == 2
-    assert "made with --alpha None, --seed 0; now they are 0.2 and 1." in capsys.readouterr().err
+    assert "made with --alpha 0.4, --seed 0; now they are 0.2 and 1." in capsys.readouterr().err
 
     def results():
         return [(folder / "first" / "metrics.json").read_bytes() for folder in (out, tmp_path)]
@@ -386,12 +386,12 @@ def test_alpha_changes_as_fastais_cosine():
         alpha = recipe.method_at(np.int32(step)).alpha
         np.testing.assert_allclose(alpha, fastai_schedule.SchedCos(0.2, 1.0)(step / 10), rtol=1e-6)
     draws = [jax.jit(lambda i: recipe.method_at(i).sample(jax.random.key(0), (1000,)).lam)(i) for i in (0, 9)]
-    assert np.std(draws[0]) > 1.1 * np.std(draws[1])  # lambdas of a small alpha lie further apart
+    assert np.mean(draws[0]) > 1.1 * np.mean(draws[1])  # a small alpha mixes less
 
 
 def test_the_last_epochs_are_not_mixed(data_dir, digits):
     """Up to there the runs are equal; in the last epoch training loss falls below that of mixed batches."""
-    config = train.Config(mix="mixup", epochs=2, width=4, devices=1)
+    config = train.Config(mix="mixup", alpha=8.0, epochs=2, width=4, devices=1)
     mixed, off = (train.train(dataclasses.replace(config, mix_off_epochs=epochs), digits)[-1] for epochs in (0, 1))
     assert mixed[0] == off[0]
-    assert off[1]["loss"] < 0.9 * mixed[1]["loss"]
+    assert off[1]["loss"] < 0.95 * mixed[1]["loss"]
