@@ -28,7 +28,8 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[Any, Any], Float[Ar
     """
 
     def loss(logits: Float[Array, "batch classes"], label: Int[Array, " batch"]) -> Float[Array, " batch"]:
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        if logits.dtype.itemsize < 4:
+            logits = logits.astype(jnp.float32)
         if label_smoothing == 0:
             return optax.softmax_cross_entropy_with_integer_labels(logits, label)
         target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)

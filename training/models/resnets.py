@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from flax import nnx
 
+from training.convolution import conv_general_dilated
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
@@ -255,6 +257,7 @@ def _conv(
         padding=kernel // 2,
         use_bias=False,
         kernel_init=init,
+        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 
