@@ -31,13 +31,12 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 import jax_mix
-from training import data, devices, optimizers, plots, signals
+from training import data, devices, models, optimizers, plots, signals
 from training.checkpoints import Checkpoints, is_finite
 from training.errors import Stopped, UserError, require
 from training.evaluation import evaluate
 from training.files import check_writable, write_json, write_npz
 from training.logs import Logs
-from training.models import PreActResNet
 from training.optimizers import OptimizerName, ScheduleName
 from training.steps import accumulate, cross_entropy, update_average
 
@@ -65,7 +64,7 @@ class Config:
     mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
     alpha: float | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
     alpha_end: float | None = None  # alpha goes there during the run, along half a cosine; None: it stays
-    layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: layer1 layer2
+    layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: as the model has it
     mix_off_epochs: int = 0  # how many epochs at the end are not mixed
     mix_groups: int | None = None  # groups of a batch that mix among themselves; None: one for each device
     dataset: str = "digits"  # digits, or the name of a TFDS set that is in data-dir as array_record
@@ -80,7 +79,9 @@ class Config:
     label_smoothing: float = 0.0  # share of each target that is spread over all classes
     accumulate: int = 1  # parts of a batch that are computed one after the other, to save memory
     ema: float | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
-    width: int = 16  # channels of the network's first stage
+    model: str = "preact_resnet8"  # a network's name, or package.module:factory or file.py:factory, one of your own
+    width: int | None = None  # channels of the network's first stage; None: its own
+    dtype: Literal["float32", "bfloat16"] = "float32"  # what layers compute in; parameters are float32
     seed: int = 0  # of everything random: the same seed on the same machine gives the same numbers
     out: str = "runs"  # folder for results
     name: str | None = None  # the run's folder in out; a finished run there is replaced; None: DATASET-MIX-SEED
@@ -97,7 +98,7 @@ class Config:
         require(self.batch_size >= 1, f"--batch-size must be at least 1, got {self.batch_size}.")
         every = self.checkpoint_every
         require(every is None or every >= 1, f"--checkpoint-every must be at least 1, got {every}.")
-        require(self.width >= 1, f"--width must be at least 1, got {self.width}.")
+        require(self.width is None or self.width >= 1, f"--width must be at least 1, got {self.width}.")
         require(0 <= self.seed < 2**32, f"--seed must be from 0 to {2**32 - 1}, got {self.seed}.")
         require(0 < rate < math.inf, f"--learning-rate must be positive and finite, got {rate}.")
         require(0 <= decay < math.inf, f"--weight-decay must be 0 or positive, and finite, got {decay}.")
@@ -189,6 +190,26 @@ class Learner(NamedTuple):
         return self.model if self.average is None else self.average
 
 
+def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Module:
+    """The network that `config` names, for the images of `dataset`.
+
+    Raises:
+      UserError: there is no such network, or it cannot be used.
+    """
+    _, height, width, in_channels = dataset.train.image.shape
+    model = models.make(
+        config.model,
+        in_channels=in_channels,
+        num_classes=len(dataset.class_names),
+        image_size=(height, width),
+        width=config.width,
+        rngs=rngs,
+    )
+    if config.dtype != "float32":
+        models.set_dtype(model, jnp.dtype(config.dtype))
+    return model
+
+
 def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps: int) -> Recipe:
     """The recipe that `config` names, for a run of `steps`; Manifold Mixup's layers are looked up in the model.
 
@@ -201,7 +222,7 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     given = {"alpha": config.alpha, "groups": config.mix_groups}
     method = METHODS[config.mix](**{name: value for name, value in given.items() if value is not None})
     if isinstance(method, jax_mix.ManifoldMixup):
-        layers = ("layer1", "layer2") if config.layers is None else config.layers
+        layers = models.default_layers(config.model) if config.layers is None else config.layers
         image = jax.ShapeDtypeStruct((2, *dataset.train.image.shape[1:]), np.float32)
         try:
             method = dataclasses.replace(method, layers=layers).bind(model, image)
@@ -299,7 +320,7 @@ def train(
     n, *image_size = dataset.train.image.shape
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model_key, order_key, step_key, _ = split_seed(config)
-    model = PreActResNet(image_size[-1], len(dataset.class_names), width=config.width, rngs=nnx.Rngs(model_key))
+    model = make_model(config, dataset, nnx.Rngs(model_key))
     epoch_steps = n // config.batch_size
     steps = config.epochs * epoch_steps
     recipe = make_recipe(config, model, dataset, steps)

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torchvision
 from flax import nnx
 
+import training.models
 from parity_tests.tolerances import assert_close
 from parity_tests.twins import MODELS, SIZE, images, nhwc, precision, twins
 from torch_ref import convert, models
@@ -63,6 +65,19 @@ def test_logits_equal_at_other_sizes_and_in_evaluation(name, size, training):
         ours.train() if training else ours.eval()
         x = images(4, size, np.float64)
         assert_close(ours(jnp.asarray(nhwc(x))), theirs(torch.tensor(x)).detach(), "logits float64")
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50"])
+def test_the_deeper_resnets_are_torchvisions(name):
+    """Weights convert without rest, and the logits of both are the same; only here, for these are large."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)(num_classes=10).double()
+    with precision(np.float64):
+        ours = nnx.eval_shape(lambda: getattr(training.models, name)(3, 10, rngs=nnx.Rngs(0)))
+        convert.copy_to_flax(theirs, ours)
+        x = images(4, (33, 40), np.float64)
+        logits = nnx.jit(lambda model, x: model(x))(ours, jnp.asarray(nhwc(x)))
+        assert_close(logits, theirs(torch.tensor(x)).detach(), "logits float64")
 
 
 @pytest.mark.parametrize("name", ["stem.kernel", "layer2.layers.0.conv1.kernel", "head.kernel"])

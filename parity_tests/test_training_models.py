@@ -1,5 +1,7 @@
 """training/models: the layers Manifold Mixup names, their shapes, and how the networks start."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,19 @@ import pytest
 from flax import nnx
 
 import jax_mix
-from training.models import MLP, PreActResNet, ViT, preact_resnet18, resnet18, xresnet18
+from training import models
+from training.errors import UserError
+from training.models import (
+    MLP,
+    PreActResNet,
+    ViT,
+    preact_resnet18,
+    resnet18,
+    resnet34,
+    resnet50,
+    wide_resnet28_10,
+    xresnet18,
+)
 
 RNGS = nnx.Rngs(0)
 
@@ -52,11 +66,21 @@ def test_stages_of_the_deep_resnets(make, shapes):
     [
         (resnet18, 11_689_512),  # torchvision's
         (xresnet18, 11_708_744),  # fastai's
+        (resnet34, 21_797_672),  # torchvision's
+        (resnet50, 25_557_032),  # torchvision's
     ],
 )
 def test_number_of_parameters_with_1000_classes(make, count):
-    params = nnx.state(nnx.eval_shape(lambda: make(3, 1000, rngs=nnx.Rngs(0))), nnx.Param)
-    assert sum(p.size for p in jax.tree.leaves(params)) == count
+    assert number_of_parameters(lambda: make(3, 1000, rngs=nnx.Rngs(0))) == count
+
+
+def number_of_parameters(make):
+    params = nnx.state(nnx.eval_shape(make), nnx.Param)
+    return sum(p.size for p in jax.tree.leaves(params))
+
+
+def test_wide_resnet_has_the_papers_36_5_million_parameters():
+    assert round(number_of_parameters(lambda: wide_resnet28_10(3, 10, rngs=nnx.Rngs(0))) / 1e6, 1) == 36.5
 
 
 def test_mlp_and_vit():
@@ -103,3 +127,107 @@ def test_a_block_is_pre_activated():
     assert jnp.array_equal(block(x), x)
     assert block.shortcut is None
     assert wider.shortcut is not None
+
+
+def make(name, size=(8, 8), **others):
+    arguments = {"in_channels": 1, "num_classes": 10, "image_size": size, **others}
+    return nnx.eval_shape(lambda: models.make(name, **arguments, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, (10, 6)) for name in models.NAMES] + [("vit", (7, 28))])
+def test_every_name_makes_a_model_with_its_layers(name, size):
+    width = None if name in ("xresnet18", "mlp") else 8
+    model = models.make(name, **ARGUMENTS | {"image_size": size, "width": width})
+    shapes = outputs(model, jax.ShapeDtypeStruct((2, *size, 1), jnp.float32))
+    layers = models.default_layers(name)
+    assert len(layers) == 2
+    assert set(layers) <= shapes.keys()
+
+
+def test_width_is_the_models():
+    assert make("preact_resnet8").stem.out_features == 16
+    assert make("preact_resnet8", width=24).stem.out_features == 24
+    assert make("wide_resnet28_10", width=32).layer1.layers[0].conv1.kernel.shape == (3, 3, 16, 32)
+    assert make("vit", width=32).patch.out_features == 32
+
+
+OWN = """
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, num_classes, *, image_size, rngs):
+        self.linear = nnx.Linear(image_size[0] * image_size[1], num_classes, rngs=rngs)
+
+    def __call__(self, image):
+        return self.linear(image.reshape(image.shape[0], -1))
+
+def wide(width=3, **arguments):
+    net = Net(arguments["num_classes"], image_size=arguments["image_size"], rngs=arguments["rngs"])
+    net.width = width
+    return net
+
+def broken(rngs):
+    raise RuntimeError("no such thing\\nas this")
+
+def nothing(): return 3
+def five(image_size, rngs): return Net(5, image_size=image_size, rngs=rngs)
+def grey(rngs): return nnx.Conv(3, 10, (3, 3), rngs=rngs)
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_models.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("own_models", None)
+
+
+@pytest.mark.parametrize("where", ["own_models", "own_models.py", "./own_models.py"])
+def test_a_model_of_ones_own(where, own):
+    assert isinstance(models.make(f"{where}:Net", **ARGUMENTS).linear, nnx.Linear)
+    assert models.make(f"{where}:wide", **ARGUMENTS).width == 3
+    assert models.make(f"{where}:wide", width=5, **ARGUMENTS).width == 5
+    assert models.default_layers(f"{where}:Net") is None
+
+
+ARGUMENTS = {"in_channels": 1, "num_classes": 10, "image_size": (8, 8), "rngs": nnx.Rngs(0)}
+BAD = {
+    # name: what the sentence says
+    "preact_resnet19": "--model 'preact_resnet19' is not known: did you mean 'preact_resnet18'",
+    "own_modls:Net": "'own_modls' cannot be imported: ModuleNotFoundError: No module named 'own_modls'.",
+    "own.py:Net": "'own.py' cannot be imported: FileNotFoundError: there is no such file.",
+    "own_models:Nett": "'own_models' has no 'Nett': did you mean 'Net'",
+    "own_models:number": "own_models:number cannot be called: ",
+    "own_models:broken": "own_models:broken cannot be made: RuntimeError: no such thing.",
+    "own_models:nothing": "own_models:nothing must give a flax.nnx.Module, got int.",
+    "own_models:five": r"must make logits of shape \(2, 10\) from 2 images of 8 x 8 x 1, got \(2, 5\).",
+    "own_models:grey": "own_models:grey cannot take images of 8 x 8 x 1: ",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_model_that_cannot_be_used_is_told_in_one_sentence(name, own):
+    with pytest.raises(UserError, match=BAD[name]) as caught:
+        models.make(name, **ARGUMENTS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_width_that_the_model_has_not(own):
+    with pytest.raises(UserError, match="--width is 8, but --model own_models:Net has no such argument"):
+        models.make("own_models:Net", width=8, **ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ["preact_resnet8", "vit", "mlp"])
+def test_bfloat16_is_computed_in_and_parameters_stay(name):
+    model = models.make(name, **ARGUMENTS)
+    image = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    with jax.numpy_dtype_promotion("standard"):  # Flax's norms do not run in bfloat16 under strict
+        expected = model(image)
+        models.set_dtype(model, jnp.bfloat16)
+        logits = model(image)
+    assert (expected.dtype, logits.dtype) == (jnp.float32, jnp.bfloat16)
+    assert {a.dtype for a in jax.tree.leaves(nnx.state(model, nnx.Param))} == {jnp.dtype("float32")}
+    error = jnp.abs(logits.astype(jnp.float32) - expected)
+    assert 0 < jnp.max(error) < 0.1 * jnp.max(jnp.abs(expected))

@@ -5,7 +5,34 @@ numbers from the same weights. Initial weights are Flax's own unless a docstring
 """
 
 from training.models.mlp import MLP
-from training.models.resnets import PreActResNet, ResNet, XResNet, preact_resnet18, resnet18, xresnet18
+from training.models.registry import NAMES, default_layers, make, set_dtype
+from training.models.resnets import (
+    PreActResNet,
+    ResNet,
+    XResNet,
+    preact_resnet18,
+    resnet18,
+    resnet34,
+    resnet50,
+    wide_resnet28_10,
+    xresnet18,
+)
 from training.models.vit import ViT
 
-__all__ = ["MLP", "PreActResNet", "ResNet", "ViT", "XResNet", "preact_resnet18", "resnet18", "xresnet18"]
+__all__ = [
+    "MLP",
+    "NAMES",
+    "PreActResNet",
+    "ResNet",
+    "ViT",
+    "XResNet",
+    "default_layers",
+    "make",
+    "preact_resnet18",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "set_dtype",
+    "wide_resnet28_10",
+    "xresnet18",
+]

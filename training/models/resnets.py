@@ -29,6 +29,7 @@ class PreActResNet(nnx.Module):
       num_classes: how many logits.
       blocks: how many blocks each stage has; the stages are layer1, layer2, ...
       width: channels of the first stage.
+      stem_width: channels of the stem; None: those of the first stage.
       rngs: for the parameters.
 
     Source: He et al., arXiv:1603.05027; stages as in Manifold Mixup's PreActResNet, whose authors leave out the
@@ -42,10 +43,12 @@ class PreActResNet(nnx.Module):
         *,
         blocks: Sequence[int] = (1, 1, 1),
         width: int = 16,
+        stem_width: int | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        self.stem = _conv(in_channels, width, rngs=rngs)
-        self.stages = _add_stages(self, PreActBlock, blocks, width, rngs=rngs)
+        stem_width = stem_width or width
+        self.stem = _conv(in_channels, stem_width, rngs=rngs)
+        self.stages = _add_stages(self, PreActBlock, blocks, stem_width, width, rngs=rngs)
         channels = width * 2 ** (len(blocks) - 1)
         self.norm = _norm(channels, rngs=rngs)
         self.head = nnx.Linear(channels, num_classes, rngs=rngs)
@@ -60,6 +63,14 @@ class PreActResNet(nnx.Module):
 def preact_resnet18(in_channels: int, num_classes: int, *, width: int = 64, rngs: nnx.Rngs) -> PreActResNet:
     """The network of Manifold Mixup's experiments on CIFAR: four stages of two blocks. See `PreActResNet`."""
     return PreActResNet(in_channels, num_classes, blocks=(2, 2, 2, 2), width=width, rngs=rngs)
+
+
+def wide_resnet28_10(in_channels: int, num_classes: int, *, width: int = 160, rngs: nnx.Rngs) -> PreActResNet:
+    """WideResNet-28-10: three stages of four blocks, ten times as wide as their stem of 16. See `PreActResNet`.
+
+    Source: Zagoruyko and Komodakis, arXiv:1605.07146; without its optional Dropout.
+    """
+    return PreActResNet(in_channels, num_classes, blocks=(4, 4, 4), width=width, stem_width=16, rngs=rngs)
 
 
 class PreActBlock(nnx.Module):
@@ -82,17 +93,18 @@ class PreActBlock(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """torchvision's ResNet of basic blocks: the stem divides the image's size by 4, each later stage by 2.
+    """torchvision's ResNet: the stem divides the image's size by 4, each later stage by 2.
 
     Shapes, for images of `[batch, height, width, in_channels]`:
-      conv1: `[batch, height/2, width/2, width]`; layer1: `[batch, height/4, width/4, width]`; each later stage: half
-      the size, twice the channels. Sizes are rounded up.
+      conv1: `[batch, height/2, width/2, width]`; layer1: `[batch, height/4, width/4, width]`, or with bottlenecks
+      four times the channels; each later stage: half the size, twice the channels. Sizes are rounded up.
 
     Args:
       in_channels: channels of the images.
       num_classes: how many logits.
+      block: `BasicBlock`, or `Bottleneck`.
       blocks: how many blocks each stage has; the stages are layer1, layer2, ...
-      width: channels of the first stage.
+      width: channels of the stem.
       rngs: for the parameters. Convolutions start as torchvision's, the head as Flax's.
 
     Source: He et al., arXiv:1512.03385; `torchvision.models.ResNet`.
@@ -103,14 +115,17 @@ class ResNet(nnx.Module):
         in_channels: int,
         num_classes: int,
         *,
+        block: type[BasicBlock] | type[Bottleneck] | None = None,
         blocks: Sequence[int] = (2, 2, 2, 2),
         width: int = 64,
         rngs: nnx.Rngs,
     ) -> None:
+        block = block or BasicBlock
+        first = width * block.expansion
         self.conv1 = _conv(in_channels, width, kernel=7, stride=2, init=_HE_OUT, rngs=rngs)
         self.bn1 = _norm(width, rngs=rngs)
-        self.stages = _add_stages(self, BasicBlock, blocks, width, rngs=rngs)
-        self.fc = nnx.Linear(width * 2 ** (len(blocks) - 1), num_classes, rngs=rngs)
+        self.stages = _add_stages(self, block, blocks, width, first, rngs=rngs)
+        self.fc = nnx.Linear(first * 2 ** (len(blocks) - 1), num_classes, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = _max_pool(nnx.relu(self.bn1(self.conv1(image))))
@@ -124,24 +139,64 @@ def resnet18(in_channels: int, num_classes: int, *, width: int = 64, rngs: nnx.R
     return ResNet(in_channels, num_classes, blocks=(2, 2, 2, 2), width=width, rngs=rngs)
 
 
+def resnet34(in_channels: int, num_classes: int, *, width: int = 64, rngs: nnx.Rngs) -> ResNet:
+    """torchvision's ResNet-34: four stages of three to six blocks. See `ResNet`."""
+    return ResNet(in_channels, num_classes, blocks=(3, 4, 6, 3), width=width, rngs=rngs)
+
+
+def resnet50(in_channels: int, num_classes: int, *, width: int = 64, rngs: nnx.Rngs) -> ResNet:
+    """torchvision's ResNet-50: ResNet-34 with bottlenecks. See `ResNet`."""
+    return ResNet(in_channels, num_classes, block=Bottleneck, blocks=(3, 4, 6, 3), width=width, rngs=rngs)
+
+
 class BasicBlock(nnx.Module):
     """Convolution, BatchNorm, ReLU, twice, the last ReLU after the sum: `[b, h, w, in]` to `[b, h/s, w/s, out]`."""
+
+    expansion = 1
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> None:
         self.conv1 = _conv(in_channels, out_channels, stride=stride, init=_HE_OUT, rngs=rngs)
         self.bn1 = _norm(out_channels, rngs=rngs)
         self.conv2 = _conv(out_channels, out_channels, init=_HE_OUT, rngs=rngs)
         self.bn2 = _norm(out_channels, rngs=rngs)
-        downsample = None
-        if stride != 1 or in_channels != out_channels:
-            conv = _conv(in_channels, out_channels, kernel=1, stride=stride, init=_HE_OUT, rngs=rngs)
-            downsample = nnx.Sequential(conv, _norm(out_channels, rngs=rngs))
-        self.downsample = downsample
+        self.downsample = _downsample(in_channels, out_channels, stride, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch height width in"]) -> Float[Array, "batch height width out"]:
         h = nnx.relu(self.bn1(self.conv1(x)))
         h = self.bn2(self.conv2(h))
         return nnx.relu(h + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions: `[b, h, w, in]` to `[b, h/s, w/s, out]`, with a quarter of `out` between them.
+
+    The stride is in the 3x3, as torchvision has it; in the paper it is in the first.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> None:
+        channels = out_channels // self.expansion
+        self.conv1 = _conv(in_channels, channels, kernel=1, init=_HE_OUT, rngs=rngs)
+        self.bn1 = _norm(channels, rngs=rngs)
+        self.conv2 = _conv(channels, channels, stride=stride, init=_HE_OUT, rngs=rngs)
+        self.bn2 = _norm(channels, rngs=rngs)
+        self.conv3 = _conv(channels, out_channels, kernel=1, init=_HE_OUT, rngs=rngs)
+        self.bn3 = _norm(out_channels, rngs=rngs)
+        self.downsample = _downsample(in_channels, out_channels, stride, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch height width in"]) -> Float[Array, "batch height width out"]:
+        h = nnx.relu(self.bn1(self.conv1(x)))
+        h = nnx.relu(self.bn2(self.conv2(h)))
+        h = self.bn3(self.conv3(h))
+        return nnx.relu(h + (x if self.downsample is None else self.downsample(x)))
+
+
+def _downsample(in_channels: int, out_channels: int, stride: int, *, rngs: nnx.Rngs) -> nnx.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    conv = _conv(in_channels, out_channels, kernel=1, stride=stride, init=_HE_OUT, rngs=rngs)
+    return nnx.Sequential(conv, _norm(out_channels, rngs=rngs))
 
 
 class XResNet(nnx.Module):
@@ -165,7 +220,7 @@ class XResNet(nnx.Module):
     ) -> None:
         sizes = itertools.pairwise((in_channels, 32, 32, 64))
         self.stem = nnx.Sequential(*(ConvLayer(*s, stride=1 + (i == 0), rngs=rngs) for i, s in enumerate(sizes)))
-        self.stages = _add_stages(self, ResBlock, blocks, 64, rngs=rngs)
+        self.stages = _add_stages(self, ResBlock, blocks, 64, 64, rngs=rngs)
         self.fc = nnx.Linear(64 * 2 ** (len(blocks) - 1), num_classes, kernel_init=_HE_IN, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
@@ -222,14 +277,15 @@ class ConvLayer(nnx.Module):
         return nnx.relu(x) if self.activate else x
 
 
-def _add_stages(model: nnx.Module, block: Any, blocks: Sequence[int], width: int, *, rngs: nnx.Rngs) -> tuple[str, ...]:
-    """Give `model` its stages layer1, layer2, ...; each but the first halves the image and doubles the channels.
+def _add_stages(
+    model: nnx.Module, block: Any, blocks: Sequence[int], in_channels: int, width: int, *, rngs: nnx.Rngs
+) -> tuple[str, ...]:
+    """Give `model` its stages layer1, of `width` channels, layer2, ..., each of half the image and twice the channels.
 
     Returns:
       The stages' names.
     """
     names = tuple(f"layer{k + 1}" for k in range(len(blocks)))
-    in_channels = width
     for k, name in enumerate(names):
         channels = width * 2**k
         first = block(in_channels, channels, stride=2 if k else 1, rngs=rngs)

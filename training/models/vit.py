@@ -62,7 +62,7 @@ class ViT(nnx.Module):
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = self.patch(image)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
-        x = x + jnp.broadcast_to(self.position[...], x.shape)
+        x = x + jnp.broadcast_to(self.position[...].astype(x.dtype), x.shape)
         for block in self.blocks:
             x = block(x)
         return self.head(jnp.mean(self.norm(x), axis=1))
