@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -54,7 +55,7 @@ HERE: dict[str, Any] = {
     "num_processes": None,
     "process_id": None,
 }
-MAY_DIFFER = ("data_dir", "out", "name", "checkpoint_every", *HERE)
+MAY_DIFFER = ("data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", *HERE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,15 @@ class Config:
     layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: as the model has it
     mix_off_epochs: int = 0  # how many epochs at the end are not mixed
     mix_groups: int | None = None  # groups of a batch that mix among themselves; None: one for each device
-    dataset: str = "digits"  # digits, or the name of a TFDS set that is in data-dir as array_record
+    dataset: str = "digits"  # digits, the name of a TFDS set that is in data-dir, or a folder of images, ./photos
     data_dir: str | None = None  # TFDS's folder; None: TFDS_DATA_DIR or ~/tensorflow_datasets
+    image_size: int | None = None  # side to which images are resized, and cut square; None: they are of one size
+    test_fraction: float = 0.2  # of a folder's images, if it has none for the test
+    broken_images: data.BrokenImages = "stop"  # what to do about a folder's image that cannot be decoded
+    cache_dir: str | None = None  # where decoded images are kept; None: ~/.cache/jax_mix
+    augment: data.AugmentName = "shift"  # what is done to training images at random, besides mixing
+    feed: data.FeedName = "auto"  # device: all images are kept there; grain: they are read as needed; auto: by size
+    workers: int = 0  # processes that read images for grain; 0: threads of this one
     epochs: int = 20  # passes over the training images
     batch_size: int = 64  # images in a step
     optimizer: OptimizerName = "sgd"  # sgd and adam add weight decay to the gradient, adamw to the step
@@ -98,6 +106,11 @@ class Config:
         require(self.batch_size >= 1, f"--batch-size must be at least 1, got {self.batch_size}.")
         every = self.checkpoint_every
         require(every is None or every >= 1, f"--checkpoint-every must be at least 1, got {every}.")
+        size, fraction = self.image_size, self.test_fraction
+        require(size is None or size >= 1, f"--image-size must be at least 1, got {size}.")
+        require(0 < fraction < 1, f"--test-fraction must be between 0 and 1, got {fraction}.")
+        require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}.")
+        require(self.workers == 0 or self.feed != "device", f"--workers is {self.workers}, but --feed device has none.")
         require(self.width is None or self.width >= 1, f"--width must be at least 1, got {self.width}.")
         require(0 <= self.seed < 2**32, f"--seed must be from 0 to {2**32 - 1}, got {self.seed}.")
         require(0 < rate < math.inf, f"--learning-rate must be positive and finite, got {rate}.")
@@ -164,6 +177,7 @@ class Recipe:
     method: Method | None = None
     alpha_end: float | None = None
     steps: int = 1  # of the whole run
+    augment: data.AugmentName = "shift"
     label_smoothing: float = 0.0
     accumulate: int = 1
     ema: float | None = None
@@ -216,7 +230,7 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     Raises:
       UserError: a layer is not in the model.
     """
-    same = {name: getattr(config, name) for name in ("alpha_end", "label_smoothing", "accumulate", "ema")}
+    same = {name: getattr(config, name) for name in ("alpha_end", "augment", "label_smoothing", "accumulate", "ema")}
     if config.mix == "none":
         return Recipe(steps=steps, **same)
     given = {"alpha": config.alpha, "groups": config.mix_groups}
@@ -259,8 +273,8 @@ def train_step(
     method = recipe.method_at(optimizer.step[...])
 
     def gradients(model: nnx.Module, key: Key[Array, ""], batch: data.Examples) -> tuple[Float[Array, ""], nnx.State]:
-        shift_key, key = jax.random.split(key)
-        image = normalize(data.random_shift(shift_key, batch.image))
+        augment_key, key = jax.random.split(key)
+        image = normalize(data.augment(recipe.augment, augment_key, batch.image))
         mix = method.sample(key, image.shape) if method else None  # 1. draw
         return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing)
 
@@ -341,18 +355,27 @@ def train(
     elif checkpoints:
         checkpoints.start_anew(lambda config, saved: len(saved["history"]) == config["epochs"])
 
-    with signals.catch() as stop, tqdm(total=steps, initial=done, unit="step", disable=not devices.is_first()) as bar:
+    batches = data.batches(
+        dataset.train,
+        order_key,
+        config.batch_size,
+        start=done,
+        stop=steps,
+        sharding=split,
+        feed=config.feed,
+        workers=config.workers,
+    )
+    progress = tqdm(total=steps, initial=done, unit="step", disable=not devices.is_first())
+    with signals.catch() as stop, progress as bar, contextlib.closing(batches):
         for epoch in range(len(history) + 1, config.epochs + 1):
             mixes = epoch <= config.epochs - config.mix_off_epochs
             epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
-            batches = data.epoch_batches(order_key, epoch, n, config.batch_size)
-            for index in batches[len(losses) :]:
+            for batch in itertools.islice(batches, epoch_steps - len(losses)):
                 key = jax.random.fold_in(step_key, done)
-                batch = data.Examples(*(devices.from_host(array[index], split) for array in dataset.train))
                 losses.append(train_step(learner, key, batch, dataset.normalize, epoch_recipe))
                 done += 1
                 bar.update()
-                stopping = stop.signal
+                stopping = stop.agreed(done)
                 ends, saves = len(losses) == epoch_steps, done % every == 0 or done == steps or stopping is not None
                 if ends or saves:
                     losses = [float(loss) for loss in jax.device_get(losses)]
@@ -360,12 +383,12 @@ def train(
                     if at is None and not is_finite(nnx.state(learner)):
                         at = len(losses) - 1  # of finite loss, and gradients that are not
                     if at is not None:
+                        index = data.epoch_batches(order_key, epoch, n, config.batch_size)[at]
                         step = done - len(losses) + at
-                        index = batches[at]
                         raise failed_step(config, tuple(image_size), epoch_recipe, step, index, losses[at], checkpoints)
                 if ends:
                     loss = float(np.asarray(losses, np.float32).mean())
-                    measured = evaluate(learner.evaluated, dataset)
+                    measured = evaluate(learner.evaluated, dataset, split)
                     history.append({"epoch": epoch, "step": done, "loss": loss, **measured})
                     if logs:
                         logs.epoch(history, losses)
@@ -416,10 +439,18 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
       Stopped: SIGINT or SIGTERM came.
     """
     start = time.perf_counter()
-    folder = Path(config.out) / (config.name or f"{config.dataset}-{config.mix}-{config.seed}".replace("/", "-"))
+    dataset_name = re.sub(r"[^\w.-]+", "-", config.dataset).strip("-.")
+    folder = Path(config.out) / (config.name or f"{dataset_name}-{config.mix}-{config.seed}")
     check_writable(folder)
     config = resolve(config)
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = data.load(
+        config.dataset,
+        config.data_dir,
+        image_size=config.image_size,
+        test_fraction=config.test_fraction,
+        broken_images=config.broken_images,
+        cache_dir=config.cache_dir,
+    )
     print(dataset)
     with (
         Checkpoints(folder / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints,

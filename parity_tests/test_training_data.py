@@ -1,4 +1,4 @@
-"""training/data.py and training/digits.py: what is read, how it is batched, and what is refused."""
+"""training/data: what is read, how it is batched, and what is refused."""
 
 import os
 import shutil
@@ -12,6 +12,8 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from training import data
+from training.data import tfds_sets
+from training.data.dataset import mean_and_std
 from training.errors import UserError
 
 
@@ -64,7 +66,7 @@ def test_a_second_start_reuses_what_was_prepared(prepared):
 
 def test_the_default_folder_is_tfdss(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    monkeypatch.setattr(data.Digits, "_generate_examples", None)  # nothing is prepared once more
+    monkeypatch.setattr(tfds_sets.Digits, "_generate_examples", None)  # nothing is prepared once more
     assert data.load("digits").name == "digits"
 
 
@@ -78,7 +80,7 @@ def test_normalized_training_images_have_mean_0_and_deviation_1(prepared):
 def test_mean_and_deviation_are_those_of_each_channel():
     image = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype=np.uint8)
     image[..., 2] = 7  # a constant channel is not divided by 0
-    mean, std = data._mean_and_std(image)
+    mean, std = mean_and_std(image)
     np.testing.assert_allclose(mean, image.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std[:2], image.std((0, 1, 2))[:2], rtol=1e-6)
     assert std[2] == 1
@@ -114,6 +116,25 @@ def test_random_shift_reaches_4_pixels_at_32_and_brings_in_black():
     image = jnp.full((300, 32, 32, 3), 9, jnp.uint8)
     black_rows = (np.asarray(data.random_shift(jax.random.key(0), image)) == 0).all((2, 3)).sum(1)
     assert set(black_rows.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_random_flip_mirrors_about_half_of_the_images():
+    image = jnp.broadcast_to(jnp.arange(6, dtype=jnp.uint8).reshape(1, 1, 6, 1), (1000, 2, 6, 1))
+    flipped = np.asarray(data.random_flip(jax.random.key(0), image))[..., 0]
+    mirrored = (flipped == np.arange(6)[::-1]).all((1, 2))
+    assert (mirrored | (flipped == np.arange(6)).all((1, 2))).all()
+    assert 430 < mirrored.sum() < 570
+
+
+def test_augmentation_by_name():
+    key, image = jax.random.key(0), jax.random.randint(jax.random.key(1), (20, 8, 8, 1), 0, 255).astype(jnp.uint8)
+    shifted = data.random_shift(key, image)
+    np.testing.assert_array_equal(data.augment("none", key, image), image)
+    np.testing.assert_array_equal(data.augment("shift", key, image), shifted)
+    flipped = np.asarray(data.augment("shift_flip", key, image))
+    changed = (flipped != shifted).any((1, 2, 3))
+    assert 0 < changed.sum() < 20
+    np.testing.assert_array_equal(flipped[changed], shifted[changed][:, :, ::-1])
 
 
 def test_fashion_mnist_as_tfds_prepares_it():
@@ -190,7 +211,7 @@ BAD_SETS = {
     ),
     "images of several sizes": (
         ({"image": IMAGE, "label": LABEL}, [{"image": picture(size), "label": 0} for size in (4, 5)]),
-        ["several sizes", "(4, 4, 1)", "(5, 5, 1)"],
+        ["several sizes", "4x4 and 5x5 pixels", "--image-size 28"],
     ),
     "no test split": (
         ({"image": IMAGE, "label": LABEL}, [{"image": picture(), "label": 0}], ("train", "extra")),
@@ -230,8 +251,8 @@ def test_a_set_stored_for_tensorflow_is_refused(prepared, tmp_path):
 def test_the_latest_version_is_read_and_an_older_one_can_be_named(prepared, tmp_path):
     for version in ("9.0.0", "10.0.0", "incomplete.ABC_11.0.0"):
         copy_digits(prepared, tmp_path, f"many/{version}")
-    assert data._prepared("many", tmp_path).data_path.name == "10.0.0"
-    assert data._prepared("many:9.0.0", tmp_path).data_path.name == "9.0.0"
+    assert tfds_sets._prepared("many", tmp_path).data_path.name == "10.0.0"
+    assert tfds_sets._prepared("many:9.0.0", tmp_path).data_path.name == "9.0.0"
 
 
 def test_of_several_configurations_one_must_be_named(prepared, tmp_path):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.errors import UserError, require
@@ -65,9 +63,3 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
     return jax.process_index() == 0
-
-
-def from_host(array: Any, sharding: NamedSharding) -> Any:
-    """Put an array on the devices, each its part; every process has the whole array, or at least its own rows."""
-    array = np.asarray(array)
-    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])

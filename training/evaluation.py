@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
-from training.data import Dataset
+from training.data import Dataset, Normalize, from_host
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -40,35 +41,49 @@ def ece(logits: Float[Array, "n classes"], label: Int[Array, " n"], *, bins: int
     return jnp.sum(jnp.abs(gaps)) / label.shape[0]
 
 
-def evaluate(model: Any, data: Dataset) -> dict[str, float]:
+def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -> dict[str, float]:
     """Accuracy, NLL and ECE of an NNX model on the test images, each of which counts once.
 
+    Args:
+      model: is left in training mode.
+      data: whose test images.
+      sharding: of a batch over devices; None: on one.
+
     Returns:
-      `{"accuracy": ..., "nll": ..., "ece": ...}`. The model is left in training mode.
+      `{"accuracy": ..., "nll": ..., "ece": ...}`.
     """
     model.eval()
-    logits = predict(model, data)
+    logits = predict(model, data, sharding)
     model.train()
     return {k: float(v) for k, v in _measure(logits, data.test.label).items()}
 
 
-def predict(model: Any, data: Dataset, *, batch_size: int = 500) -> Float[Array, "n classes"]:
+def predict(
+    model: Any, data: Dataset, sharding: NamedSharding | None = None, *, batch_size: int = 500
+) -> Float[np.ndarray, "n classes"]:
     """The model's logits for all test images, float32 `[n, classes]`, in the model's present mode."""
     n = len(data.test.label)
     batch_size = min(batch_size, n)
-    # The last batch is filled up, and the filling cut off: one shape, one compilation.
-    index: Any = np.pad(np.arange(n), (0, -n % batch_size), mode="edge")
-    logits = [_logits(model, data, batch) for batch in index.reshape(-1, batch_size)]
-    return jnp.concatenate(logits)[:n]
+    if sharding is None:
+        sharding = NamedSharding(jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1]), PartitionSpec("batch"))
+    batch_size += -batch_size % sharding.mesh.size
+    logits = []
+    for start in range(0, n, batch_size):
+        # The last batch is filled up, and the filling cut off: one shape, one compilation.
+        index = np.minimum(np.arange(start, start + batch_size), n - 1)
+        image = from_host(data.test.image[index], sharding)
+        logits.append(_logits(model, data.normalize, image, NamedSharding(sharding.mesh, PartitionSpec())))
+    return np.concatenate(jax.device_get(logits))[:n]
 
 
 def _correct(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Float[Array, " n"]:
     return (jnp.argmax(logits, axis=-1).astype(label.dtype) == label).astype(jnp.float32)
 
 
-@nnx.jit
-def _logits(model: Any, data: Dataset, index: Int[Array, " batch"]) -> Float[Array, "batch classes"]:
-    return model(data.normalize(data.test.image[index]))
+@nnx.jit(static_argnames="everywhere")
+def _logits(model: Any, normalize: Normalize, image: Any, everywhere: NamedSharding) -> Float[Array, "batch classes"]:
+    logits = model(normalize(image)).astype(jnp.float32)
+    return jax.lax.with_sharding_constraint(logits, everywhere)  # every process gets all of them
 
 
 @jax.jit

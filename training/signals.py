@@ -10,6 +10,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -18,6 +21,15 @@ class Stop:
     """Whether a run has been asked to end: `signal` is the signal that asked, None before."""
 
     signal: signal.Signals | None = None
+
+    def agreed(self, step: int) -> signal.Signals | None:
+        """The signal, if the run is to end after `step`; with several processes all of them ask, at every step.
+
+        Those agree on a step that none of them is past, by JAX's own means, when one of them got a SIGTERM.
+        """
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.signal = signal.SIGTERM
+        return self.signal
 
 
 @contextlib.contextmanager
@@ -41,8 +53,15 @@ def catch() -> Iterator[Stop]:
     handlers = {each: signal.getsignal(each) for each in _SIGNALS}
     # nohup's and JAX's own (None, as it is not of Python) are meant to stay.
     caught = {each: handler for each, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+    several = jax.process_count() > 1
+    if several:
+        caught.pop(signal.SIGTERM, None)  # JAX notes it, and tells the other processes
 
     def note(number: int, frame: Any) -> None:
+        if several:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         stop.signal = signal.Signals(number)
         os.write(2, f"\n{stop.signal.name}: ending in order, which may take a while; another ends at once\n".encode())
         for each in caught:

@@ -1,0 +1,79 @@
+"""A data set in memory, or on disk as it lies in memory; and how its images are made ready for a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
+
+_CHUNK = 4096  # images at once, for the sums of a data set larger than memory
+
+
+class Examples(NamedTuple):
+    """A split or a batch: `image` uint8 `[n, height, width, channels]` and `label` int32 `[n]`."""
+
+    image: UInt8[Array, "n height width channels"]
+    label: Int[Array, " n"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Normalize:
+    """uint8 images to float32 ones; the training images get mean 0 and standard deviation 1 in each channel.
+
+    A pytree, so a jitted step takes it as it is.
+
+    Attributes:
+      mean, std: float32 `[channels]`, of the training images.
+    """
+
+    mean: Float[Array, " channels"]
+    std: Float[Array, " channels"]
+
+    def __call__(
+        self, image: UInt8[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        return (image.astype(jnp.float32) - self.mean[None, None, None]) / self.std[None, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set on the host; its arrays may be files that are read as they are needed.
+
+    Attributes:
+      train, test: its two splits.
+      normalize: for a network to take its images.
+      name: what it is called.
+      class_names: one for each class.
+    """
+
+    train: Examples
+    test: Examples
+    normalize: Normalize
+    name: str
+    class_names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.train.image.shape[1:]))
+        counts = f"{len(self.train.label)} training and {len(self.test.label)} test images of {size}"
+        return f"{self.name}: {counts}, {len(self.class_names)} classes"
+
+
+def mean_and_std(image: Any) -> tuple[Any, Any]:
+    """Of each channel of uint8 images `[n, height, width, channels]`, float32 `[channels]`; of whole numbers, exact."""
+    total, squares = (np.zeros(image.shape[-1], np.int64) for _ in range(2))
+    for start in range(0, len(image), _CHUNK):
+        chunk = image[start : start + _CHUNK]
+        total += chunk.sum(axis=(0, 1, 2), dtype=np.int64)
+        squares += np.einsum("nhwc,nhwc->c", chunk, chunk, dtype=np.int64)
+    n = image[..., 0].size
+    mean = total / n
+    variance = squares / n - mean**2
+    std = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1)  # a constant channel stays constant
+    return mean.astype(np.float32), std.astype(np.float32)
