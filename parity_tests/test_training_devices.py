@@ -115,6 +115,6 @@ def test_parts_of_a_batch_stay_on_their_devices(digits):
 def test_as_many_labels_as_images(digits):
     """Evaluation on several devices, whose number does not divide that of the test images."""
     model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
-    split = devices.split(devices.make_mesh(7))
-    on_seven, on_one = (train.evaluate(model, digits, sharding) for sharding in (split, None))
+    shardings = devices.split(devices.make_mesh(7)), None
+    on_seven, on_one = (train.evaluate(nnx.clone(model), digits, sharding) for sharding in shardings)
     np.testing.assert_allclose(list(on_seven.values()), list(on_one.values()), rtol=1e-4)

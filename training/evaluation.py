@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
+from training import devices
 from training.data import Dataset, Normalize, from_host
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ def predict(
     n = len(data.test.label)
     batch_size = min(batch_size, n)
     if sharding is None:
-        sharding = NamedSharding(jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1]), PartitionSpec("batch"))
+        sharding = devices.split(devices.make_mesh(1))
     batch_size += -batch_size % sharding.mesh.size
     logits = []
     for start in range(0, n, batch_size):
         # The last batch is filled up, and the filling cut off: one shape, one compilation.
         index = np.minimum(np.arange(start, start + batch_size), n - 1)
         image = from_host(data.test.image[index], sharding)
-        logits.append(_logits(model, data.normalize, image, NamedSharding(sharding.mesh, PartitionSpec())))
+        logits.append(_logits(model, data.normalize, image, devices.everywhere(sharding.mesh)))
     return np.concatenate(jax.device_get(logits))[:n]
 
 
