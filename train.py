@@ -529,7 +529,7 @@ def main(args: Sequence[str] | None = None) -> int:
             devices.join(config.coordinator, config.num_processes, config.process_id)
         with contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
             run(config)
-    except UserError as error:
+    except (UserError, OSError) as error:  # an OSError says in a sentence of its own which file it is about
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
