@@ -1,7 +1,9 @@
 """train.py from end to end: every method runs, equal seeds give equal bits, and bad input is told in one sentence."""
 
+import contextlib
 import dataclasses
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -402,3 +404,28 @@ def test_the_last_epochs_are_not_mixed(data_dir, digits):
     mixed, off = (train.train(dataclasses.replace(config, mix_off_epochs=epochs), digits)[-1] for epochs in (0, 1))
     assert mixed[0] == off[0]
     assert off[1]["loss"] < 0.95 * mixed[1]["loss"]
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_twenty_times_leaves_the_same_bytes(data_dir, tmp_path):
+    """SIGKILL to train.py itself at random moments, also while it starts, compiles, saves or writes its results."""
+
+    def start(name):
+        flags = ["--data-dir", data_dir, "--out", str(tmp_path), "--name", name, "--epochs", "30", "--width", "4"]
+        flags += ["--checkpoint-every", "5", "--ema", "0.9", "--feed", "grain"]
+        flags += ["--resume"] if any((tmp_path / name / "checkpoints").glob("[0-9]*[0-9]")) else []
+        return subprocess.Popen([sys.executable, "train.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def finish(name):
+        _, told = (process := start(name)).communicate()
+        assert process.returncode == 0, told
+        return [(tmp_path / name / file).read_bytes() for file in ("metrics.json", "metrics.jsonl")]
+
+    rng = random.Random(0)
+    for _ in range(20):
+        process = start("killed")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=rng.uniform(1, 25))
+        process.kill()
+        process.wait()
+    assert finish("killed") == finish("unbroken")

@@ -36,7 +36,7 @@ FASTAI_METHODS = {
 
 def our_run(mix: str, seed: int, dataset: Dataset, epochs: int) -> dict[str, float]:
     """Test accuracy, NLL and ECE of train.py's own training."""
-    _, _, history = train.train(train.Config(mix=mix, seed=seed, epochs=epochs), dataset)
+    _, _, history = train.train(train.Config(mix=mix, seed=seed, epochs=epochs, devices=1), dataset)
     return {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
 
 
