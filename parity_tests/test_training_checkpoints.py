@@ -377,8 +377,16 @@ def test_a_run_killed_anywhere_ends_in_the_same_bits(kills, tmp_path):
     assert len(unbroken["history"]) == saves
 
 
+@pytest.fixture
+def heard():
+    """SIGINT as in a terminal; in the background of a shell it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_the_old_handlers_come_back(number, capfd):
+def test_a_signal_is_noted_and_the_old_handlers_come_back(number, capfd, heard):
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with signals.catch() as stop:
         assert stop.signal is None
@@ -393,6 +401,7 @@ def test_a_second_signal_ends_the_process_at_once(number):
     code = f"""
 import signal
 from training import signals
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with signals.catch() as stop:
     signal.raise_signal(signal.SIGINT)
     print(stop.signal.name, flush=True)
