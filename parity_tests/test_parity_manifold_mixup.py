@@ -120,8 +120,9 @@ def at(fastai, layer, layers):
 
 
 FULL_WIDTH = ("resnet18", "xresnet18")  # in float64, the sharp comparison, always; in float32 with the long tests
+SLOW = (pytest.mark.long, pytest.mark.ladder)
 CASES = [
-    pytest.param(name, dtype, marks=pytest.mark.long if name in FULL_WIDTH and dtype == np.float32 else ())
+    pytest.param(name, dtype, marks=SLOW if name in FULL_WIDTH and dtype == np.float32 else ())
     for name in MODELS
     for dtype in (np.float32, np.float64)
 ]
