@@ -6,6 +6,8 @@ python train.py --mix cutmix --alpha 0.5: another method.
 
 python train.py --dataset fashion_mnist --epochs 5: any image-classification set of TFDS that is in data-dir.
 
+python train.py compare: train with every method, and write a report of what each does; compare --help tells more.
+
 python train.py --config runs/digits-manifold-0/config.json --seed 1: as that run was, but for the flags that follow.
 """
 
@@ -22,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ from tqdm.auto import tqdm
 import jax_mix
 from training import data, devices, models, optimizers, plots, signals
 from training.checkpoints import Checkpoints, is_finite
-from training.errors import Stopped, UserError, require
+from training.errors import Stopped, TrainingFailed, UserError, require
 from training.evaluation import evaluate
 from training.files import check_writable, write_json, write_npz
 from training.logs import Logs
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
     Method = jax_mix.MixUp | jax_mix.ManifoldMixup | jax_mix.CutMix
 
+AnyConfig = TypeVar("AnyConfig", bound="Config")
 METHODS = {"mixup": jax_mix.MixUp, "manifold": jax_mix.ManifoldMixup, "cutmix": jax_mix.CutMix}
 # What depends on where a run is, and what it is then. Other numbers of devices round otherwise, no more.
 HERE: dict[str, Any] = {
@@ -70,6 +73,8 @@ class Config:
     mix_groups: int | None = None  # groups of a batch that mix among themselves; None: one for each device
     dataset: str = "digits"  # digits, the name of a TFDS set that is in data-dir, or a folder of images, ./photos
     data_dir: str | None = None  # TFDS's folder; None: TFDS_DATA_DIR or ~/tensorflow_datasets
+    train_images: int | None = None  # how many of the training images are used, drawn at random; None: all
+    label_noise: float = 0.0  # share of training labels that are drawn anew, to see what wrong labels do
     image_size: int | None = None  # side to which images are resized, and cut square; None: they are of one size
     test_fraction: float = 0.2  # of a folder's images, if it has none for the test
     broken_images: data.BrokenImages = "stop"  # what to do about a folder's image that cannot be decoded
@@ -109,6 +114,9 @@ class Config:
         size, fraction = self.image_size, self.test_fraction
         require(size is None or size >= 1, f"--image-size must be at least 1, got {size}.")
         require(0 < fraction < 1, f"--test-fraction must be between 0 and 1, got {fraction}.")
+        count, noise = self.train_images, self.label_noise
+        require(count is None or count >= 1, f"--train-images must be at least 1, got {count}.")
+        require(0 <= noise <= 1, f"--label-noise must be from 0 to 1, got {noise}.")
         require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}.")
         require(self.workers == 0 or self.feed != "device", f"--workers is {self.workers}, but --feed device has none.")
         require(self.width is None or self.width >= 1, f"--width must be at least 1, got {self.width}.")
@@ -259,9 +267,9 @@ def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:
     return Learner(model, optimizer, None if config.ema is None else nnx.clone(model))
 
 
-def split_seed(config: Config) -> Key[Array, " 4"]:
-    """Keys for the model's weights, the order of images, the steps, and the picture of a mixed batch."""
-    return jax.random.split(jax.random.key(config.seed), 4)
+def split_seed(config: Config) -> Key[Array, " 5"]:
+    """Keys for the model's weights, the order of images, the steps, the picture of a mixed batch, and label noise."""
+    return jax.random.split(jax.random.key(config.seed), 5)
 
 
 @nnx.jit(static_argnames="recipe")
@@ -312,7 +320,11 @@ def apply_gradients(model: nnx.Module, optimizer: nnx.Optimizer, grads: nnx.Stat
 
 
 def train(
-    config: Config, dataset: data.Dataset, checkpoints: Checkpoints | None = None, logs: Logs | None = None
+    config: Config,
+    dataset: data.Dataset,
+    checkpoints: Checkpoints | None = None,
+    logs: Logs | None = None,
+    progress: tqdm[Any] | None = None,
 ) -> tuple[nnx.Module, Recipe, list[dict[str, float]]]:
     """Train a new model, or go on from a checkpoint, to the same numbers.
 
@@ -321,19 +333,21 @@ def train(
       dataset: what to train on.
       checkpoints: of this run; None: there are none. Beside them goes the draw of a step that fails.
       logs: of this run; None: there are none.
+      progress: a bar that counts the steps of several runs; None: this run has one of its own.
 
     Returns:
       The model, or that of averaged weights; the recipe; and for each epoch its "epoch", the "step" it ended with, the
       mean training "loss" and, on the test images, "accuracy", "nll" and "ece".
 
     Raises:
-      UserError: the batch is larger than the training set, a layer is unknown, the loss is no longer finite, there is
-        no checkpoint to go on from, or there is one that should be kept.
+      UserError: the batch is larger than the training set, a layer is unknown, there is no checkpoint to go on from,
+        or there is one that should be kept.
+      TrainingFailed: the loss is no longer finite.
       Stopped: SIGINT or SIGTERM came; the last step is in a checkpoint.
     """
     n, *image_size = dataset.train.image.shape
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
-    model_key, order_key, step_key, _ = split_seed(config)
+    model_key, order_key, step_key, *_ = split_seed(config)
     model = make_model(config, dataset, nnx.Rngs(model_key))
     epoch_steps = n // config.batch_size
     steps = config.epochs * epoch_steps
@@ -365,8 +379,13 @@ def train(
         feed=config.feed,
         workers=config.workers,
     )
-    progress = tqdm(total=steps, initial=done, unit="step", disable=not devices.is_first())
-    with signals.catch() as stop, progress as bar, contextlib.closing(batches):
+    if progress is None:
+        shown: Any = tqdm(total=steps, initial=done, unit="step", disable=not devices.is_first())
+    else:
+        shown = contextlib.nullcontext(progress)  # it goes on after this run
+        progress.n += done
+        progress.initial += done  # done before, they tell nothing of the time that is left
+    with signals.catch() as stop, shown as bar, contextlib.closing(batches):
         for epoch in range(len(history) + 1, config.epochs + 1):
             mixes = epoch <= config.epochs - config.mix_off_epochs
             epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
@@ -409,12 +428,12 @@ def failed_step(
     index: Int[Array, " batch"],
     loss: float,
     checkpoints: Checkpoints | None,
-) -> UserError:
+) -> TrainingFailed:
     """What to tell of a step, counted from 0, after which not all is finite; its draw is written, to be replayed."""
     what = f"the loss became {loss}" if not math.isfinite(loss) else "the model became infinite or nan"
     told = f"--learning-rate {config.learning_rate} is too high: {what} in step {step + 1}"
     if checkpoints is None:
-        return UserError(told + ".")
+        return TrainingFailed(told + ".")
     key = jax.random.fold_in(split_seed(config)[2], step)
     arrays = {"step": step + 1, "index": index, "key": jax.random.key_data(key)}
     if method := recipe.method_at(step):
@@ -425,7 +444,7 @@ def failed_step(
     path = checkpoints.folder.parent / "failed_step.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_npz(path, arrays)
-    return UserError(f"{told}; its images and draw are in '{path}', checkpoints are kept.")
+    return TrainingFailed(f"{told}; its images and draw are in '{path}', checkpoints are kept.")
 
 
 def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
@@ -443,14 +462,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     folder = Path(config.out) / (config.name or f"{dataset_name}-{config.mix}-{config.seed}")
     check_writable(folder)
     config = resolve(config)
-    dataset = data.load(
-        config.dataset,
-        config.data_dir,
-        image_size=config.image_size,
-        test_fraction=config.test_fraction,
-        broken_images=config.broken_images,
-        cache_dir=config.cache_dir,
-    )
+    dataset = load(config)
     print(dataset)
     with (
         Checkpoints(folder / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints,
@@ -470,10 +482,29 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         write_json(folder / "metrics.json", metrics)
         plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
         image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
-        mix = method.sample(split_seed(config)[-1], image.shape) if method else None
+        mix = method.sample(split_seed(config)[3], image.shape) if method else None
         plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
         print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
+
+
+def load(config: Config) -> data.Dataset:
+    """The data set that `config` names, with as many training images and as wrong labels as it says.
+
+    Raises:
+      UserError: it cannot be used.
+    """
+    dataset = data.load(
+        config.dataset,
+        config.data_dir,
+        image_size=config.image_size,
+        test_fraction=config.test_fraction,
+        broken_images=config.broken_images,
+        cache_dir=config.cache_dir,
+    )
+    if config.train_images is not None:
+        dataset = data.take(dataset, config.train_images)
+    return data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
 
 
 def resolve(config: Config) -> Config:
@@ -495,8 +526,16 @@ def resolve(config: Config) -> Config:
     return dataclasses.replace(config, alpha=alpha, mix_groups=config.mix_groups or count)
 
 
-def parse(args: Sequence[str]) -> Config:
+def parse(
+    args: Sequence[str], kind: type[AnyConfig], default: AnyConfig | None = None, description: str | None = __doc__
+) -> AnyConfig:
     """The config that flags describe; `--config FILE` stands for the flags of the run whose config.json that is.
+
+    Args:
+      args: flags and their values.
+      kind: of the config.
+      default: what holds where no flag is given; None: the defaults of `kind`.
+      description: for `--help`.
 
     Raises:
       UserError: a value is out of range, or the file cannot be read.
@@ -515,7 +554,9 @@ def parse(args: Sequence[str]) -> Config:
         if value is not False:
             of_flag = [] if value is True else value if isinstance(value, list) else [value]
             saved += [f"--{name.replace('_', '-')}", *map(str, of_flag)]
-    return tyro.cli(Config, args=saved + flags, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    settings = (tyro.conf.FlagCreatePairsOff,)
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=saved + flags, description=description, config=settings, **given)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -523,8 +564,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
     After a signal, 128 and its number, as shells do.
     """
+    args = sys.argv[1:] if args is None else args
     try:
-        config = parse(sys.argv[1:] if args is None else args)
+        if args[:1] == ["compare"]:
+            import compare.command  # it needs this file, and imports it
+
+            compare.command.main(args[1:])
+            return 0
+        config = parse(args, Config)
         if config.coordinator:
             devices.join(config.coordinator, config.num_processes, config.process_id)
         with contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):

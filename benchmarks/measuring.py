@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -15,7 +11,8 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "fastai")
+from training.environment import environment
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -39,16 +36,8 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def save(name: str, results: dict[str, Any]) -> None:
     """Write `results/NAME.DEVICE.json` with the hardware and the versions."""
     device = jax.devices()[0]
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), platform.processor())
     kind = "cpu" if device.platform == "cpu" else device.device_kind.lower().replace(" ", "-")
-    document = {
-        "device": device.device_kind if device.platform != "cpu" else f"{cpu}, {jax.local_device_count()} device(s)",
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "versions": {p: importlib.metadata.version(p) for p in PACKAGES if importlib.util.find_spec(p)},
-        **results,
-    }
+    document = environment("torch", "fastai") | results
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.{kind}.json"
     path.write_text(json.dumps(document, indent=2) + "\n")

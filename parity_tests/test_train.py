@@ -62,7 +62,9 @@ def test_a_run_leaves_its_files(first_run):
 def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
     out, model, metrics = first_run
     file = str(out / "first" / "config.json")
-    again, metrics_again = train.run(train.parse(["--config", file, "--out", str(tmp_path), "--devices", "1"]))
+    again, metrics_again = train.run(
+        train.parse(["--config", file, "--out", str(tmp_path), "--devices", "1"], train.Config)
+    )
     assert metrics_again == metrics
     leaves, leaves_again = (jax.tree.leaves(nnx.to_pure_dict(nnx.state(m))) for m in (model, again))
     assert len(leaves) == len(leaves_again) > 20

@@ -82,7 +82,9 @@ def test_every_test_image_counts_once(batch_size):
     dataset = Dataset(train, test, Normalize(jnp.zeros(1), jnp.ones(1)), "pixels", ("left", "right"))
     model = SeesThrough()
     model.eval()
-    np.testing.assert_array_equal(evaluation.predict(model, dataset, batch_size=batch_size), pixels[:, 0, :, 0])
+    np.testing.assert_array_equal(
+        evaluation.predict(model, dataset.normalize, dataset.test.image, batch_size=batch_size), pixels[:, 0, :, 0]
+    )
     model.train()
     measured = evaluation.evaluate(model, dataset)
     assert measured["accuracy"] == pytest.approx(np.mean(pixels[:, 0, 0, 0] > pixels[:, 0, 1, 0]))

@@ -226,12 +226,8 @@ class Checkpoints:
         return path.rename(next(name for name in names if not name.exists())).name
 
     def _check_config(self, saved: Mapping[str, Any]) -> None:
-        names = [name for name in sorted(saved.keys() | self._config.keys()) if name not in self._may_differ]
-        names = [name for name in names if saved.get(name) != self._config.get(name)]
-        was = ", ".join(f"--{name.replace('_', '-')} {_shown(saved.get(name))}" for name in names)
-        now = " and ".join(_shown(self._config.get(name)) for name in names)
-        verb = "it is" if len(names) == 1 else "they are"
-        require(not names, f"--resume: the checkpoint in '{self.folder}' was made with {was}; now {verb} {now}.")
+        told = differences(saved, self._config, self._may_differ)
+        require(not told, f"--resume: the checkpoint in '{self.folder}' was made with {told}.")
 
     def _check_arrays(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
         every = sorted(saved.keys() | wanted.keys())
@@ -242,6 +238,23 @@ class Checkpoints:
                 f"--resume: the checkpoint in '{self.folder}' is of another model or optimizer: {names[0]} is {there} "
                 f"there and {here} here; so differ {len(names)} of {len(every)} arrays."
             )
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Collection[str] = ()) -> str:
+    """Which values of a saved config are not those wanted, in words; "" if there are none.
+
+    >>> differences({"epochs": 20, "seed": 1}, {"epochs": 5, "seed": 1})
+    '--epochs 20; now it is 5'
+
+    Args:
+      saved, wanted: names and values, as JSON has them.
+      may_differ: names that are not looked at.
+    """
+    names = [name for name in sorted(saved.keys() | wanted.keys()) if name not in may_differ]
+    names = [name for name in names if saved.get(name) != wanted.get(name)]
+    was = ", ".join(f"--{name.replace('_', '-')} {_shown(saved.get(name))}" for name in names)
+    now = " and ".join(_shown(wanted.get(name)) for name in names)
+    return f"{was}; now {'it is' if len(names) == 1 else 'they are'} {now}" if names else ""
 
 
 @jax.jit

@@ -5,6 +5,10 @@ class UserError(Exception):
     """Something given on the command line cannot be used; the message says what, and what is allowed."""
 
 
+class TrainingFailed(UserError):
+    """The loss, or the model, is no longer finite."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,33 @@ def ece(logits: Float[Array, "n classes"], label: Int[Array, " n"], *, bins: int
 
     Source: Guo et al., arXiv:1706.04599, equation 3, with its 15 bins.
     """
+    number, confidence, right = reliability(logits, label, bins=bins)
+    return jnp.sum(jnp.abs(confidence - right) * number) / label.shape[0]
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram, for each interval of confidence: how many predictions it holds, their means.
+
+    float32 `[bins]` each; an interval that holds none has means of 0.
+    """
+
+    number: Float[Array, " bins"]
+    confidence: Float[Array, " bins"]
+    accuracy: Float[Array, " bins"]
+
+
+def reliability(logits: Float[Array, "n classes"], label: Int[Array, " n"], *, bins: int = 15) -> Reliability:
+    """How often predictions are right, by how confident they are; in `bins` intervals, `(k/bins, (k+1)/bins]`.
+
+    Source: Guo et al., arXiv:1706.04599, section 2.
+    """
     confidence = jnp.max(jax.nn.softmax(logits), axis=-1)
-    correct = _correct(logits, label)
     k = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
-    gaps = jax.ops.segment_sum(confidence - correct, k, num_segments=bins)  # count times gap
-    return jnp.sum(jnp.abs(gaps)) / label.shape[0]
+    number, *sums = (
+        jax.ops.segment_sum(each, k, num_segments=bins)
+        for each in (jnp.ones_like(confidence), confidence, _correct(logits, label))
+    )
+    return Reliability(number, *(each / jnp.maximum(number, 1) for each in sums))
 
 
 def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -> dict[str, float]:
@@ -54,16 +76,24 @@ def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -
       `{"accuracy": ..., "nll": ..., "ece": ...}`.
     """
     model.eval()
-    logits = predict(model, data, sharding)
+    logits = predict(model, data.normalize, data.test.image, sharding)
     model.train()
     return {k: float(v) for k, v in _measure(logits, data.test.label).items()}
 
 
 def predict(
-    model: Any, data: Dataset, sharding: NamedSharding | None = None, *, batch_size: int = 500
+    model: Any, normalize: Normalize, image: Any, sharding: NamedSharding | None = None, *, batch_size: int = 500
 ) -> Float[np.ndarray, "n classes"]:
-    """The model's logits for all test images, float32 `[n, classes]`, in the model's present mode."""
-    n = len(data.test.label)
+    """The model's logits for images, float32 `[n, classes]`, in the model's present mode.
+
+    Args:
+      model: an NNX model.
+      normalize: makes images ready for it.
+      image: uint8 or float32 `[n, height, width, channels]`, on the host.
+      sharding: of a batch over devices; None: on one.
+      batch_size: how many at once.
+    """
+    n = len(image)
     batch_size = min(batch_size, n)
     if sharding is None:
         sharding = devices.split(devices.make_mesh(1))
@@ -72,8 +102,8 @@ def predict(
     for start in range(0, n, batch_size):
         # The last batch is filled up, and the filling cut off: one shape, one compilation.
         index = np.minimum(np.arange(start, start + batch_size), n - 1)
-        image = from_host(data.test.image[index], sharding)
-        logits.append(_logits(model, data.normalize, image, devices.everywhere(sharding.mesh)))
+        batch = from_host(image[index], sharding)
+        logits.append(_logits(model, normalize, batch, devices.everywhere(sharding.mesh)))
     return np.concatenate(jax.device_get(logits))[:n]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -14,6 +15,7 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["one_cycle", "cosine", "step", "constant"]
 
 
+@functools.cache  # the same object for the same run, so that what is compiled for one serves the next
 def make(
     optimizer: OptimizerName,
     schedule: ScheduleName,
@@ -21,7 +23,7 @@ def make(
     learning_rate: float,
     weight_decay: float,
     steps: int,
-    milestones: Sequence[float] = (0.5, 0.75),
+    milestones: tuple[float, ...] = (0.5, 0.75),
 ) -> optax.GradientTransformation:
     """The optimizer that fastai calls SGD or Adam, on one of its schedules.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 from matplotlib.figure import Figure  # not pyplot, which would want a display
 
 from jax_mix import Mix
@@ -31,7 +32,7 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, float]], *, titl
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_mixed_batch(
@@ -76,7 +77,7 @@ def plot_mixed_batch(
             if row == "mixed" and mix is not None and mix.box is not None:
                 y1, x1, y2, x2 = _box(mix, i) - 0.5  # whole numbers are the centres of pixels
                 line[i].plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="tab:red", linewidth=1.5)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _where(mix: Mix, i: int) -> str:
@@ -91,6 +92,10 @@ def _box(mix: Mix, i: int) -> np.ndarray:
     return box if box.ndim == 1 else box[i]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, *, dpi: int = 120) -> None:
+    """Write a PNG of 256 colors, a third as large as one of all, whole or not at all."""
     with write_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=dpi)
+        with PIL.Image.open(temporary) as image:
+            few = image.convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
+        few.save(temporary, optimize=True)

@@ -10,6 +10,7 @@ from training.data.cache import decoded
 from training.data.dataset import Dataset, Examples, Normalize
 from training.data.feeding import FeedName, batches, epoch_batches, from_host
 from training.data.folder import BrokenImages, open_folder
+from training.data.subset import corrupt_labels, take
 from training.data.tfds_sets import open_set
 
 __all__ = [
@@ -21,12 +22,14 @@ __all__ = [
     "Normalize",
     "augment",
     "batches",
+    "corrupt_labels",
     "epoch_batches",
     "from_host",
     "is_folder",
     "load",
     "random_flip",
     "random_shift",
+    "take",
 ]
 
 
