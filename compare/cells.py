@@ -6,12 +6,14 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from compare.seeds import train_seeds
 from compare.settings import Cell, Comparison
 from train import MAY_DIFFER, resolve, split_seed, train
 from training import attacks, data, devices, evaluation
@@ -70,36 +72,53 @@ class Cells:
         Raises:
           Stopped: a signal came; a checkpoint is kept.
         """
-        config = resolve(cell.config)
-        dataset = data.corrupt_labels(self._dataset, cell.noise, split_seed(config)[4])
-        start = time.perf_counter()
+        config, start = resolve(cell.config), time.perf_counter()
         unfinished = self._folder / cell.name
-        result: Record
         with Checkpoints(unfinished / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints:
             config = dataclasses.replace(config, resume=bool(checkpoints.steps))
             try:
-                model, _, history = train(config, dataset, checkpoints, progress=progress)
+                model, _, history = train(config, self._data(cell), checkpoints, progress=progress)
             except TrainingFailed as error:
                 result = failed(error)
             else:
-                result = {"status": "finished", "history": history, **self._measure(model, clean=cell.noise == 0)}
+                result = self._measured(cell, model, history)
+        record = self.keep(cell, result, time.perf_counter() - start)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return record
+
+    def make_together(self, cells: Sequence[Cell], progress: tqdm[Any]) -> list[Record]:
+        """Train runs that differ in their seed alone as one, and measure each; then their files are there.
+
+        Raises:
+          Stopped: a signal came; nothing is kept of these runs.
+        """
+        start = time.perf_counter()
+        trained = train_seeds([resolve(cell.config) for cell in cells], [self._data(cell) for cell in cells], progress)
+        of_each = (time.perf_counter() - start) / len(cells)
+        records = []
+        for cell, found in zip(cells, trained, strict=True):
+            start = time.perf_counter()
+            result = failed(found) if isinstance(found, TrainingFailed) else self._measured(cell, *found)
+            records.append(self.keep(cell, result, of_each + time.perf_counter() - start))
+        return records
+
+    def keep(self, cell: Cell, result: Record, seconds: float) -> Record:
+        """Write what is known of a run to its file, and give it back."""
         record = {
             "method": cell.method,
             "noise": cell.noise,
             "seed": cell.seed,
             **result,
-            "seconds": round(time.perf_counter() - start, 2),
+            "seconds": round(seconds, 2),
             "environment": environment(),
             "config": self._config(cell),
         }
-        self.write(cell, record)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        return record
-
-    def write(self, cell: Cell, record: Record) -> None:
-        """Keep what is known of a run."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._path(cell), record)
+        return record
+
+    def _data(self, cell: Cell) -> data.Dataset:
+        return data.corrupt_labels(self._dataset, cell.noise, split_seed(cell.config)[4])
 
     def _path(self, cell: Cell) -> Path:
         return self._folder / f"{cell.name}.json"
@@ -109,6 +128,9 @@ class Cells:
         values = dataclasses.asdict(resolve(cell.config))
         measured = {name: getattr(self._comparison, name) for name in ("radii", "attacked")}
         return json.loads(json.dumps(values | measured))
+
+    def _measured(self, cell: Cell, model: Any, history: Any) -> Record:
+        return {"status": "finished", "history": history, **self._measure(model, clean=cell.noise == 0)}
 
     def _measure(self, model: Any, *, clean: bool) -> Record:
         """What the last epoch's network does on test images; if it was trained with right labels, on worse ones too."""

@@ -15,12 +15,13 @@ import jax
 from flax import nnx
 from tqdm.auto import tqdm
 
+import jax_mix
 from compare import page, planar
 from compare.cells import Cells, failed
+from compare.seeds import is_faster
 from compare.settings import QUICK, Cell, Comparison, label
 from train import load, make_model, make_recipe, parse, resolve, split_seed
 from training import data, signals
-from training.environment import environment
 from training.errors import Stopped, UserError, require
 from training.files import check_writable, write_json
 
@@ -68,15 +69,20 @@ def run(comparison: Comparison, command: str) -> Path:
     missing = [cell for cell in every if records[cell.name] is None]
     print(f"{len(every)} runs, {len(every) - len(missing)} of them made before; results go to {folder}")
     total = sum(cells.steps(cell) for cell in missing if cell.method not in reasons)
+    together = comparison.batch_seeds == "on" or (comparison.batch_seeds == "auto" and is_faster(comparison, dataset))
     with signals.catch() as stop, tqdm(total=total, unit="step", smoothing=0.1) as progress:
-        for cell in missing:
-            progress.set_description(f"{label(cell.method)}, {cell.noise:.0%} noise, seed {cell.seed}")
-            if cell.method in reasons:
-                cells.write(cell, record := _never_began(cell, reasons[cell.method]))
-            else:
-                with contextlib.redirect_stdout(None):
-                    record = cells.make(cell, progress)
-            records[cell.name] = record
+        for group in _groups(missing, together):
+            cell = group[0]
+            seeds = ", ".join(str(each.seed) for each in group)
+            progress.set_description(f"{label(cell.method)}, {cell.noise:.0%} noise, seed {seeds}")
+            with contextlib.redirect_stdout(None):
+                if cell.method in reasons:
+                    made = [cells.keep(each, failed(reasons[each.method]), 0) for each in group]
+                elif together:
+                    made = cells.make_together(group, progress)
+                else:
+                    made = [cells.make(cell, progress)]
+            records |= {each.name: record for each, record in zip(group, made, strict=True)}
             if stop.signal:
                 raise Stopped(f"stopped by {stop.signal.name}; the same command goes on.", stop.signal)
     found = [records[cell.name] for cell in every]
@@ -115,9 +121,12 @@ def _impossible(comparison: Comparison, dataset: data.Dataset) -> dict[str, str]
     return reasons
 
 
-def _never_began(cell: Cell, reason: str) -> dict[str, Any]:
-    about = {"method": cell.method, "noise": cell.noise, "seed": cell.seed}
-    return about | failed(reason) | {"seconds": 0.0, "environment": environment(), "config": {}}
+def _groups(cells: Sequence[Cell], together: bool) -> list[list[Cell]]:
+    """The runs that are trained at a time: one, or all seeds of a method and noise level."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.method, cell.noise, None if together else cell.seed), []).append(cell)
+    return list(groups.values())
 
 
 def _plane(path: Path, seeds: int) -> dict[str, Any]:
@@ -131,15 +140,16 @@ def _plane(path: Path, seeds: int) -> dict[str, Any]:
     return found
 
 
-def _mixes(comparison: Comparison, dataset: data.Dataset, reasons: dict[str, str]) -> dict[str, Any]:
-    """A draw of each method that mixes, for the first images."""
+def _mixes(comparison: Comparison, dataset: data.Dataset, reasons: dict[str, str]) -> dict[str, jax_mix.Mix]:
+    """A draw of each method that mixes, for the first images; if possible for a hidden layer."""
     model = make_model(comparison, dataset, nnx.Rngs(0))
     shape = (min(comparison.batch_size, len(dataset.train.label)), *dataset.train.image.shape[1:])
     mixes = {}
     for method in comparison.methods:
         config = resolve(comparison.config(method, 0.0, 0))
         if method not in reasons and config.mix != "none":
-            drawn = make_recipe(config, model, dataset, 1).method
-            assert drawn is not None
-            mixes[method] = drawn.sample(jax.random.fold_in(split_seed(config)[3], 1), shape)
+            drawn: Any = make_recipe(config, model, dataset, 1).method
+            draws = [drawn.sample(jax.random.fold_in(split_seed(config)[3], i), shape) for i in range(10)]
+            hidden = [mix for mix in draws if mix.layer_name != "input"]
+            mixes[method] = (hidden or draws)[0]
     return mixes

@@ -175,7 +175,9 @@ class Figures:
                         errors = 100 * np.array([found[attack] for found in of_seeds])
                         spread = errors.std(0, ddof=1) if len(errors) > 1 else None
                         axes.errorbar(of_seeds[0]["radius"], errors.mean(0), spread, capsize=3, **style)
+                radii = (0.0, *sorted(self._comparison.radii))
                 axes.set(title=attack.upper(), xlabel="radius, of the range of pixels", ylim=(0, 101))
+                axes.set_xticks(radii, [f"{radius:g}" for radius in radii], rotation=45, fontsize=9)
                 axes.grid(alpha=0.5)
             panel[0].set_ylabel("error, %")
             panel[0].legend(fontsize=9)
@@ -251,7 +253,8 @@ class Figures:
                     plane = np.reshape(values["probability"], (side, side))
                     extent = (-planar.REACH, planar.REACH) * 2
                     image = axes.imshow(plane, origin="lower", extent=extent, cmap="RdBu", vmin=0, vmax=1)
-                    axes.scatter(*x.T, s=4, c=np.where(y == 1, "#08306b", "#67000d"), linewidths=0)
+                    colors = np.where(y == 1, "#4292c6", "#ef6548")
+                    axes.scatter(*x.T, s=7, c=colors, linewidths=0.4, edgecolors="white")
                     axes.set(xticks=[], yticks=[])
                     axes.set_title(f"{label(method)}\nunsure on {np.mean(values['unsure']):.0%}", fontsize=9)
                 line[0].set_ylabel(problem)
@@ -263,12 +266,11 @@ class Figures:
 
     def mixed_batch(self, method: str, dataset: data.Dataset, mix: Any) -> Picture:
         """Four images of a batch, their partners and their mixes, with λ, box and layer."""
-        count = len(mix.partner)
-        image, names = dataset.train.image[:count], dataset.class_names
-        name = f"mixed_{method.replace(':', '-')}"
+        image, name = dataset.train.image[: len(mix.partner)], f"mixed_{method.replace(':', '-')}"
+        shown = (image, dataset.train.label[: len(image)], dataset.class_names, mix)
         for each in THEMES:
             with theme(each):
-                plots.plot_mixed_batch(self._path(name, each), image, dataset.train.label[:count], names, mix, limit=4)
+                plots.plot_mixed_batch(self._path(name, each), *shown, limit=4, title=label(method))
         return Picture(name, f"Images, their partners, and both mixed by {label(method)}, with lambda beside each.")
 
     def _of(self, method: str, noise: float = 0.0) -> list[Record]:

@@ -222,17 +222,20 @@ def _line(found: Sequence[Sequence[Found]], key: str, noise: float = 0.0) -> Seq
     return next(line for line in found if (line[0].claim.key, line[0].claim.noise) == (key, noise))
 
 
-def _plane(plane: Mapping[str, Any]) -> list[str]:
-    """How boundaries and errors on the two problems changed, in words."""
-    told = []
+def _plane(plane: Mapping[str, Any]) -> list[list[str]]:
+    """How much of the plane is unsure, and the error, on the two problems: a row for each method."""
+    rows = []
     for problem, of in plane.items():
-        for method in of.keys() - {"none"}:
-            parts: list[str] = []
-            for key, what in {"unsure": "the unsure share of the plane", "error": "error on fresh points"}.items():
-                change = interval([a - b for a, b in zip(of[method][key], of["none"][key], strict=True)], among=2)
-                parts.append(f"{what} {100 * change.mean:+.1f} points ({change.change})")
-            told.append(f"{problem}, {label(method)}: {', '.join(parts)}")
-    return sorted(told)
+        for method, values in of.items():
+            line = [problem, label(method)]
+            for key in ("unsure", "error"):
+                text = f"{statistics.fmean(values[key]):.1%}"
+                if method != "none":
+                    change = interval([a - b for a, b in zip(values[key], of["none"][key], strict=True)], among=2)
+                    text += f", {100 * change.mean:+.1f} points ({change.change})"
+                line.append(text)
+            rows.append(line)
+    return rows
 
 
 def _order(error: Sequence[Found]) -> dict[str, Any]:

@@ -36,7 +36,14 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, float]], *, titl
 
 
 def plot_mixed_batch(
-    path: Path, image: ArrayLike, label: ArrayLike, class_names: Sequence[str], mix: Mix | None, *, limit: int = 8
+    path: Path,
+    image: ArrayLike,
+    label: ArrayLike,
+    class_names: Sequence[str],
+    mix: Mix | None,
+    *,
+    limit: int = 8,
+    title: str = "one mixed batch",
 ) -> None:
     """Write a PNG of a batch's first images: each, its partner and their mix, with the draw beneath.
 
@@ -49,18 +56,21 @@ def plot_mixed_batch(
       class_names: of every class.
       mix: the batch's draw, not traced; None shows the images alone.
       limit: how many images.
+      title: of the picture, if there is a mix.
     """
     pixels = np.asarray(image, np.float32)
     pixels = pixels / max(1, pixels.max())
     names = [class_names[k] for k in np.asarray(label)]
     shown = range(min(limit, len(names)))
-    title, rows = "one batch, not mixed", [("image", pixels, names)]
-    if mix is not None:
+    rows = [("image", pixels, names)]
+    if mix is None:
+        title = "one batch, not mixed"
+    else:
         partner = np.asarray(mix.partner)
         lam = np.broadcast_to(np.asarray(mix.lam), partner.shape)
         where = [_where(mix, i) for i in shown]
         hidden = f"drawn for the hidden layer '{mix.layer_name}', shown on the input"
-        title = "one mixed batch" + (f", {hidden}" if mix.layer_name != "input" else "")
+        title += f", {hidden}" if mix.layer_name != "input" else ""
         rows.append(("partner", pixels[partner], [f"{names[p]}, number {p}" for p in partner]))
         weights = [f"{lam[i]:.0%} {names[i]}\n{1 - lam[i]:.0%} {names[partner[i]]}" for i in shown]
         mixed = [f"λ = {lam[i]:.2f}, {where[i]}\n{weights[i]}" for i in shown]
