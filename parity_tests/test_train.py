@@ -162,6 +162,22 @@ BAD_INPUT = {
     "workers for the device": (["--workers", "2", "--feed", "device"], ["--workers is 2", "--feed device"]),
     "model misspelt": (["--model", "resnet19"], ["--model 'resnet19'", "did you mean 'resnet18'"]),
     "width of a model that has none": (["--model", "mlp", "--width", "8"], ["--width is 8", "--model mlp"]),
+    "more images than there are": (["--train-images", "1438"], ["--train-images", "at most 1437", "1438"]),
+    "no images": (["--train-images", "0"], ["--train-images", "at least 1", "0"]),
+    "label noise": (["--label-noise", "1.5"], ["--label-noise", "from 0 to 1", "1.5"]),
+    "compared method misspelt": (["compare", "--methods", "manifld"], ["--methods", "did you mean 'manifold'"]),
+    "compared method's alpha": (["compare", "--methods", "mixup:a"], ["--methods: 'mixup:a'", "mixup:0.4"]),
+    "compared method's alpha 0": (["compare", "--methods", "none", "mixup:0"], ["--alpha", "positive", "0.0"]),
+    "alpha of no mixing": (["compare", "--methods", "none:1"], ["--methods: 'none:1'", "without an alpha"]),
+    "a method twice": (["compare", "--methods", "none", "none"], ["--methods", "differ", "('none', 'none')"]),
+    "no method": (["compare", "--methods"], ["--methods", "at least one"]),
+    "seeds 0": (["compare", "--seeds", "0"], ["--seeds", "at least 1", "0"]),
+    "attacked 0": (["compare", "--attacked", "0"], ["--attacked", "at least 1", "0"]),
+    "noise level": (["compare", "--noise-levels", "0.2", "20"], ["--noise-levels", "at most 1", "20.0"]),
+    "radius": (["compare", "--radii", "0"], ["--radii", "above 0", "0.0"]),
+    "compared batch": (["compare", "--batch-size", "1440"], ["--batch-size", "at most 1437", "1440"]),
+    "compared layers": (["compare", "--layers", "layr1"], ["--layers", "did you mean 'layer1'"]),
+    "compared width": (["compare", "--width", "0"], ["--width", "at least 1", "0"]),
     "data set not there": (
         ["--dataset", "cifar10"],
         ["--dataset cifar10 is not prepared in", "--data-dir", "tfds build cifar10 --file_format=array_record"],
@@ -175,7 +191,8 @@ def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
     if arguments == ["--config", "LIST"]:
         arguments = ["--config", str(tmp_path / "list.json")]
         (tmp_path / "list.json").write_text("[1]")
-    assert train.main(["--data-dir", data_dir, "--out", str(tmp_path / "runs"), *arguments]) == 2
+    command, arguments = (arguments[:1], arguments[1:]) if arguments[0] == "compare" else ([], arguments)
+    assert train.main([*command, "--data-dir", data_dir, "--out", str(tmp_path / "runs"), *arguments]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("train.py: ")
     assert all(fragment in told for fragment in fragments), told

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, log_loss
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from training import evaluation
 from training.data import Dataset, Examples, Normalize
@@ -57,6 +60,29 @@ def test_ece_is_guos(predictions):
             expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     assert expected > 0.01
     assert float(evaluation.ece(*predictions)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("bins", [5, 15])
+def test_ece_is_torchmetrics(predictions, bins):
+    logits, label = predictions
+    theirs = multiclass_calibration_error(
+        torch.from_numpy(np.array(logits)), torch.from_numpy(np.array(label)), num_classes=5, n_bins=bins, norm="l1"
+    )
+    assert float(evaluation.ece(logits, label, bins=bins)) == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_the_reliability_diagram_is_scikit_learns(predictions):
+    """Which leaves out intervals that hold nothing."""
+    logits, label = predictions
+    found = evaluation.reliability(logits, label, bins=10)
+    probability = np.asarray(jax.nn.softmax(logits), np.float64)
+    accuracy, confidence = calibration_curve(probability.argmax(1) == label, probability.max(1), n_bins=10)
+    there = np.asarray(found.number) > 0
+    assert 3 < there.sum() < 10
+    np.testing.assert_allclose(np.asarray(found.accuracy)[there], accuracy, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(found.confidence)[there], confidence, rtol=1e-5)
+    assert float(found.number.sum()) == len(label)
+    assert not np.asarray(found.confidence)[~there].any()
 
 
 def test_ece_counts_full_confidence_in_the_last_interval():
