@@ -14,6 +14,7 @@ import jax
 from jax.experimental import multihost_utils
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_active: list[Stop] = []  # that of the outermost catch
 
 
 @dataclasses.dataclass
@@ -36,6 +37,8 @@ class Stop:
 def catch() -> Iterator[Stop]:
     """Note the first SIGINT or SIGTERM in the `Stop` that is given, for a loop to read; a second ends the process.
 
+    Within another `catch`, this gives the same `Stop`: whoever looks next sees a signal that came late.
+
     The second ends it at once, wherever it is, also inside of a compilation. The handlers that were there come back at
     the end; signals that are ignored stay so. Python handles signals in the main thread only: in another, this does
     nothing.
@@ -45,6 +48,9 @@ def catch() -> Iterator[Stop]:
     ...     stop.signal.name
     'SIGTERM'
     """
+    if _active:
+        yield _active[0]
+        return
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -69,8 +75,10 @@ def catch() -> Iterator[Stop]:
 
     for each in caught:
         signal.signal(each, note)
+    _active.append(stop)
     try:
         yield stop
     finally:
+        _active.clear()
         for each, handler in caught.items():
             signal.signal(each, handler)
