@@ -147,7 +147,9 @@ def main() -> int:
         return 0
     tests = sorted(str(path) for path in FOLDER.glob("test_parity_*.py"))
     # Unlike the pytest command, this process has imported what pytest's plugins would like to rewrite.
-    failed = pytest.main(["-m", "not long or ladder", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests])
+    failed = pytest.main(
+        ["-n", "0", "-m", "not long or ladder", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]
+    )
     if not failed:
         ladder()
     return int(failed)
