@@ -38,7 +38,7 @@ class Comparison(Config):
     process_id: tyro.conf.Suppress[Any] = None
 
     def __post_init__(self) -> None:
-        require(self.seeds >= 1, f"--seeds must be at least 1, got {self.seeds}.")
+        require(1 <= self.seeds <= 1000, f"--seeds must be from 1 to 1000, got {self.seeds}.")
         require(self.attacked >= 1, f"--attacked must be at least 1, got {self.attacked}.")
         for flag, values in {"methods": self.methods, "noise-levels": self.noise_levels, "radii": self.radii}.items():
             require(len(set(values)) == len(values), f"--{flag} must differ from each other, got {values}.")

@@ -1,12 +1,16 @@
 """Flags at random: what a user gives ends in a run, or in one sentence, never in a traceback."""
 
 import contextlib
+import dataclasses
+import functools
 import io
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import train
+from compare.cells import Cells
+from compare.settings import Comparison
 from training import data, devices
 
 numbers = st.one_of(st.integers(-3, 300), st.sampled_from([0, 1, 2, 8, 64, 2**31, 2**40, -(2**40)])).map(str)
@@ -26,6 +30,7 @@ def values(name, kind):
         "dtype": ["float32", "bfloat16", "float16"],
         "feed": ["auto", "device", "grain"],
         "augment": ["none", "shift", "shift_flip"],
+        "batch_seeds": ["auto", "on", "off"],
     }
     if name in choices:
         return st.sampled_from(choices[name]).map(lambda value: [value])
@@ -37,34 +42,34 @@ def values(name, kind):
     return st.one_of(right, right, right, words).map(lambda value: [value])
 
 
-FLAGS = {
-    f"--{name.replace('_', '-')}": values(name, str(f.type)) for name, f in train.Config.__dataclass_fields__.items()
-}
-flags = st.lists(st.sampled_from(sorted(FLAGS)), max_size=4, unique=True).flatmap(
-    lambda names: st.tuples(*(FLAGS[name].map(lambda value, name=name: [name, *value]) for name in names))
-)
+def flags(config):
+    """Strategy for a command line of up to four flags of `config`."""
+    every = {f"--{f.name.replace('_', '-')}": values(f.name, str(f.type)) for f in dataclasses.fields(config)}
+    return st.lists(st.sampled_from(sorted(every)), max_size=4, unique=True).flatmap(
+        lambda names: st.tuples(*(every[name].map(lambda value, name=name: [name, *value]) for name in names))
+    )
 
 
 class Trains(Exception):
     """Instead of training."""
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(flags)
-def test_no_traceback_reaches_the_user(monkeypatch, tmp_path, digits, given_flags):
+def check(patch, tmp_path, digits, arguments):
+    """Run train.py up to where it would train."""
+
     def load(name, *others, **options):
         return digits if name == "digits" else real_load(name, *others, **options)
 
-    def trains(config, dataset, *others):
+    def trains(*_, **__):
         raise Trains
 
-    real_load = data.load
-    told, arguments = io.StringIO(), [word for flag in given_flags for word in flag]
-    with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
+    real_load, told = data.load, io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
         patch.chdir(tmp_path)
         patch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
         patch.setattr(data, "load", load)
         patch.setattr(train, "train", trains)
+        patch.setattr(Cells, "read", trains)
         patch.setattr(devices, "join", lambda *_: None)
         try:
             code = train.main(arguments)
@@ -77,3 +82,21 @@ def test_no_traceback_reaches_the_user(monkeypatch, tmp_path, digits, given_flag
     if code == 2:
         assert len(told.getvalue()) > 20
         assert "Traceback" not in told.getvalue()
+
+
+often = functools.partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@often(max_examples=500)
+@given(flags(train.Config))
+def test_no_traceback_reaches_the_user(monkeypatch, tmp_path, digits, given_flags):
+    with monkeypatch.context() as patch:
+        check(patch, tmp_path, digits, [word for flag in given_flags for word in flag])
+
+
+@often(max_examples=200)
+@given(flags(Comparison), st.booleans())
+def test_no_traceback_of_a_comparison_reaches_the_user(monkeypatch, tmp_path, digits, given_flags, quick):
+    with monkeypatch.context() as patch:
+        arguments = ["compare", *["--quick"] * quick, *(word for flag in given_flags for word in flag)]
+        check(patch, tmp_path, digits, arguments)
