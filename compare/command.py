@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> None:
     """`python train.py compare`, with what stands after it."""
     default = Comparison(**QUICK) if "--quick" in args else None
     comparison = parse(args, Comparison, default=default, description=_DESCRIPTION)
-    run(comparison, "python train.py compare " + shlex.join(args))
+    run(comparison, shlex.join(["python", "train.py", "compare", *args]))
 
 
 _DESCRIPTION = """Train with each method over several seeds, and write a report of what mixing does to your data.

@@ -179,7 +179,7 @@ def _mean_and_std(found: Found) -> str:
     if not found.values:
         return "failed"
     scale, digits = found.claim.scale, 2 if found.claim.scale == 100 else 3
-    std = "" if math.isnan(found.std) else f" ± {scale * found.std:.{digits}f}"
+    std = "" if math.isnan(found.std) else f" ±\N{NO-BREAK SPACE}{scale * found.std:.{digits}f}"
     return f"{scale * found.mean:.{digits}f}{std}"
 
 

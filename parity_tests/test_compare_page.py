@@ -62,6 +62,9 @@ def test_a_browser_shows_it(report, view, tmp_path):
         shown = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
         current = page.evaluate("[...document.images].map(image => image.currentSrc === image.src)")
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        cut = page.evaluate(
+            "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        )
         answer = page.locator(".answer").bounding_box()
         pixels = page.screenshot(path=tmp_path / f"{view}.png")
         browser.close()
@@ -71,5 +74,6 @@ def test_a_browser_shows_it(report, view, tmp_path):
     assert all(width > 100 for width in shown)
     assert set(current) == {view != "dark"}  # dark screens get the dark figures
     assert wide <= 0  # nothing to scroll sideways
+    assert cut == 0  # tables neither
     assert answer["y"] + answer["height"] < VIEWS[view]["viewport"]["height"]  # it is on the first screen
     assert len(pixels) > 10_000

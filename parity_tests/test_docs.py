@@ -1,11 +1,16 @@
 """The documents' Python runs as it stands, in a fresh interpreter with JAX's own settings, as a reader would run it."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import train
+from compare.settings import QUICK, Comparison
+from docs import evidence
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,3 +28,29 @@ def test_python_blocks_run(document):
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
         assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def commands():
+    """The lines of all bash blocks that call train.py."""
+    for document in DOCUMENTS:
+        for block in re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:2] == ["python", "train.py"]:
+                    yield pytest.param(words[2:], id=" ".join([document.name, *words[2:]]))
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_commands_have_flags_that_there_are(words):
+    if "--help" in words:
+        return
+    if words[:1] == ["compare"]:
+        train.parse(words[1:], Comparison, Comparison(**QUICK) if "--quick" in words else None)
+    else:
+        train.parse(words, train.Config)
+
+
+def test_tables_of_the_evidence_follow_from_its_csv():
+    page = evidence.PAGE.read_text()
+    assert page.count("**worse**") > 3
+    assert evidence.with_tables(page) == page

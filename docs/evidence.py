@@ -1,0 +1,77 @@
+"""Write the tables in docs/compare.md, from the committed cells.csv of each comparison in docs/evidence/.
+
+python -m docs.evidence
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+from compare.settings import Comparison, label
+from compare.summary import Found, baseline, find
+
+FOLDER = Path(__file__).parent / "evidence"
+PAGE = Path(__file__).parent / "compare.md"
+
+
+def table(folder: Path) -> str:
+    """Each number of a comparison without mixing, and each method's difference from it."""
+    with (folder / "cells.csv").open(newline="", encoding="utf-8") as file:
+        rows = [{name: number(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    settings = json.loads((folder / "config.json").read_text())
+    comparison = Comparison(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    base = baseline(comparison)
+    others = [method for method in comparison.methods if method != base]
+    lines = [f"| lower is better | {' | '.join(map(label, [base, *others]))} |", "|" + "---|" * (2 + len(others))]
+    for line in find(comparison, rows):
+        of = {found.method: found for found in line}
+        cells = [title(of[base]), value(of[base]), *(difference(of[method]) for method in others)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def title(found: Found) -> str:
+    return f"{found.claim.title}, {found.claim.unit}"
+
+
+def value(found: Found) -> str:
+    scale, digits = scale_and_digits(found)
+    return f"{scale * found.mean:.{digits}f} ± {scale * found.std:.{digits}f}"
+
+
+def difference(found: Found) -> str:
+    if found.difference is None:
+        return "failed"
+    scale, digits = scale_and_digits(found)
+    mean, low, high = (f"{scale * each:+.{digits}f}" for each in found.difference[:3])
+    verdict = found.difference.verdict
+    return f"{mean} ({low} to {high}) {f'**{verdict}**' if verdict != 'undecided' else verdict}"
+
+
+def scale_and_digits(found: Found) -> tuple[float, int]:
+    return found.claim.scale, 2 if found.claim.scale == 100 else 3
+
+
+def with_tables(page: str) -> str:
+    """The page with each table between its two marks as the results have it."""
+
+    def written(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- {name}: written by docs.evidence -->\n{table(FOLDER / name)}\n<!-- end of {name} -->"
+
+    marks = r"<!-- (?P<name>\w+): written by docs\.evidence -->.*?<!-- end of (?P=name) -->"
+    return re.sub(marks, written, page, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text()))
