@@ -47,7 +47,7 @@ def interval(differences: Sequence[float], *, among: int = 1, level: float = 0.9
     n, mean = len(differences), statistics.fmean(differences)
     if n < 2:
         return Interval(mean, -math.inf, math.inf, n)
-    half = stats.t.ppf(1 - (1 - level) / among / 2, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    half = float(stats.t.ppf(1 - (1 - level) / among / 2, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 

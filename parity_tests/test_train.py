@@ -171,7 +171,7 @@ BAD_INPUT = {
     "alpha of no mixing": (["compare", "--methods", "none:1"], ["--methods: 'none:1'", "without an alpha"]),
     "a method twice": (["compare", "--methods", "none", "none"], ["--methods", "differ", "('none', 'none')"]),
     "no method": (["compare", "--methods"], ["--methods", "at least one"]),
-    "seeds 0": (["compare", "--seeds", "0"], ["--seeds", "at least 1", "0"]),
+    "seeds 0": (["compare", "--seeds", "0"], ["--seeds", "from 1 to 1000", "0"]),
     "attacked 0": (["compare", "--attacked", "0"], ["--attacked", "at least 1", "0"]),
     "noise level": (["compare", "--noise-levels", "0.2", "20"], ["--noise-levels", "at most 1", "20.0"]),
     "radius": (["compare", "--radii", "0"], ["--radii", "above 0", "0.0"]),
