@@ -29,13 +29,13 @@ class Comparison(Config):
     quick: bool = False  # in two minutes on two cores: fewer epochs, seeds and noise levels, unless given
     alpha: float | None = 1.0  # lambda is drawn from Beta(alpha, alpha), for all methods
 
-    mix: tyro.conf.Suppress[Any] = "none"
-    seed: tyro.conf.Suppress[Any] = 0
-    label_noise: tyro.conf.Suppress[Any] = 0.0
-    resume: tyro.conf.Suppress[Any] = False
-    coordinator: tyro.conf.Suppress[Any] = None
-    num_processes: tyro.conf.Suppress[Any] = None
-    process_id: tyro.conf.Suppress[Any] = None
+    mix: tyro.conf.Suppress[Literal["manifold", "mixup", "cutmix", "none"]] = "none"
+    seed: tyro.conf.Suppress[int] = 0
+    label_noise: tyro.conf.Suppress[float] = 0.0
+    resume: tyro.conf.Suppress[bool] = False
+    coordinator: tyro.conf.Suppress[str | None] = None
+    num_processes: tyro.conf.Suppress[int | None] = None
+    process_id: tyro.conf.Suppress[int | None] = None
 
     def __post_init__(self) -> None:
         require(1 <= self.seeds <= 1000, f"--seeds must be from 1 to 1000, got {self.seeds}.")

@@ -92,7 +92,7 @@ def plot_divergence(divergence: dict[str, dict[str, list[float]]], path: Path) -
     figure = Figure(figsize=(10, 6), layout="constrained")
     all_axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, (mix, curves) in zip(all_axes.flat, divergence.items(), strict=True):
-        for (name, apart), style in zip(curves.items(), ("-", ":"), strict=True):
+        for (name, apart), style in zip(curves.items(), ("-", ":", "--"), strict=True):
             axes.semilogy([max(value, 1e-9) for value in apart], style, label=f"{name} from PyTorch", linewidth=1.2)
         axes.set_title(METHODS[mix])
         axes.grid(alpha=0.3)

@@ -87,15 +87,24 @@ def test_boxes_round_as_fastai_rounds(size, transform):
     rng = np.random.default_rng(0)
     row, column = rng.integers(0, height, lam.shape), rng.integers(0, width, lam.shape)
 
-    callback = CutMix()
-    callback.learn = types.SimpleNamespace(x=torch.zeros(()))  # `rand_bbox` asks it for the device
-    with mock.patch("torch.randint", side_effect=[torch.tensor(column), torch.tensor(row)]):
-        x1, y1, x2, y2 = callback.rand_bbox(width, height, torch.tensor(lam))
+    def theirs():
+        callback = CutMix()
+        callback.learn = types.SimpleNamespace(x=torch.zeros(()))  # `rand_bbox` asks it for the device
+        with mock.patch("torch.randint", side_effect=[torch.tensor(column), torch.tensor(row)]):
+            x1, y1, x2, y2 = callback.rand_bbox(width, height, torch.tensor(lam))
+        return np.stack([y1, x1, y2, x2], axis=-1)
 
-    theirs = np.stack([y1, x1, y2, x2], axis=-1)
-    assert_close(boxes_at((row, column), lam, height, width, transform=transform), theirs, "box")
-    with pytest.raises(AssertionError):
-        assert_close(boxes_at((row, column), lam, height, width, "paper", transform), theirs, "box")
+    ours = boxes_at((row, column), lam, height, width, transform=transform)
+    # Where PyTorch has Intel's vector mathematics, its float32 square root is a unit off for a part of all numbers,
+    # on some processors. At a tie a side is another pixel then.
+    off = np.any(ours != theirs(), axis=-1)
+    exact = torch.sqrt(1 - torch.tensor(lam)).numpy() == np.sqrt(1 - lam)
+    assert not np.any(off & exact)
+    assert off.mean() < 1e-4
+    with mock.patch("torch.sqrt", lambda x: torch.tensor(np.sqrt(x.numpy()))):  # rounded correctly, as IEEE 754 has it
+        assert_close(ours, theirs(), "box")
+        with pytest.raises(AssertionError):
+            assert_close(boxes_at((row, column), lam, height, width, "paper", transform), theirs(), "box")
 
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 28), (17, 33), (9, 1)])

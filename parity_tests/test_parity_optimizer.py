@@ -26,6 +26,13 @@ def test_one_cycle_is_combined_cos(steps, values):
         assert_close([ours(i) for i in range(steps)], [theirs(i / steps) for i in range(steps)], "schedule")
 
 
+def test_one_cycle_is_of_the_dtype_of_now():
+    rate = optimizers.one_cycle(4, 0.04, 1.0, 1e-5)
+    for x64 in (False, True, False):
+        with jax.enable_x64(x64):
+            assert jax.jit(rate)(0).dtype == (np.float64 if x64 else np.float32)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 12, 101])
 @pytest.mark.parametrize("schedule", ["cosine", "step"])
 def test_cosine_and_step_are_pytorchs(schedule, steps):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +62,15 @@ class Trajectory:
     mixes: Sequence[jax_mix.Mix | None]
 
 
-def fastai_trajectory(setup: Setup, *, channels_last: bool = False) -> Trajectory:
-    """fastai's Learner on the batches of `setup`; `channels_last` changes nothing but the order of summation."""
+# The same arithmetic, summed in other orders. Which of them a machine's PyTorch really sums in another order depends on
+# its processor.
+ORDERS = ("channels last", "without oneDNN")
+
+
+def fastai_trajectory(setup: Setup, *, order: str | None = None) -> Trajectory:
+    """fastai's Learner on the batches of `setup`; `order` is one of `ORDERS`, None: as PyTorch sums by itself."""
     model, callback = setup.model(), CALLBACKS[setup.mix]()
-    if channels_last:
+    if order == "channels last":
         model = model.to(memory_format=torch.channels_last)
     dtype = next(model.parameters()).dtype
     if isinstance(
@@ -76,11 +83,21 @@ def fastai_trajectory(setup: Setup, *, channels_last: bool = False) -> Trajector
     learner = fitting.learner(
         model, CrossEntropy(), loader, opt_func=fitting.OPTIMIZERS[setup.optimizer], **setup.rates
     )
-    with recording.one_thread(), recording.default_dtype(dtype):
+    one_dnn = without_one_dnn() if order == "without oneDNN" else contextlib.nullcontext()
+    with recording.one_thread(), recording.default_dtype(dtype), one_dnn:
         recordings = recording.record(lambda cbs: fitting.fit(learner, setup.schedule, cbs=cbs), callback)
     losses = np.array([r.loss for r in recordings])
     mixes = [traced_layer(r.mix()) for r in recordings]
     return Trajectory(losses, convert.flax_from_torch(convert.torch_arrays(model)), mixes)
+
+
+@contextlib.contextmanager
+def without_one_dnn() -> Iterator[None]:
+    """PyTorch's own convolutions, by its im2col and matrix products."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")  # it tells everyone, once
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def traced_layer(mix: jax_mix.Mix | None) -> jax_mix.Mix | None:

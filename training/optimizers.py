@@ -97,7 +97,8 @@ def one_cycle(steps: int, start: float, peak: float, end: float, *, pct_start: f
     within = np.where(rising, position / peak_at, (position - peak_at) / (1 - peak_at)).astype(np.float64)
     first, last = np.where(rising, start, peak), np.where(rising, peak, end)
     values = first + (1 + np.cos(np.pi * (1 - within))) * (last - first) / 2
-    return lambda step: jnp.asarray(values)[jnp.minimum(step, steps - 1)]
+    # Cast here: JAX keeps what it made of an array, and with x64 switched off later would give float64 again.
+    return lambda step: jnp.asarray(values.astype(jnp.result_type(float)))[jnp.minimum(step, steps - 1)]
 
 
 def _kernels(params: Any) -> Any:
