@@ -27,8 +27,10 @@ import numpy as np
 from flax import errors, linen, nnx
 from flax.core import meta
 from flax.core.scope import union_filters
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jax_mix._checks import batch_size, is_concrete, suggest
+from jax_mix._checks import batch_size, is_concrete, shown, suggest
 from jax_mix._mix import INPUT, Mix, check_mix
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class Layer(NamedTuple):
     type: type
     output: PyTree[jax.ShapeDtypeStruct]
     path: str  # the name without the iteration of a scanned block
+    looped: bool  # a loop runs it with the same weights each time: it cannot be mixed at one call alone
 
 
 def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, variables: Any = None, **kwargs: Any) -> Any:
@@ -117,7 +120,8 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
 
     Raises:
       TypeError: `model` is no Flax model; `x` is integer.
-      ValueError: a layer is unknown (the nearest names are listed) or never runs; the batch is not the draw's.
+      ValueError: a layer is unknown (the nearest names are listed), never runs, or runs in a loop with the same weights
+        each time; the batch is not the draw's.
 
     Source: Manifold Mixup, arXiv:1806.05236, section 2; ManifoldMixupV2's forward hook, at the first call only.
 
@@ -164,11 +168,15 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
             output = _blend_if(_and(iteration == at, layer == names[name]), mix, output, name)
         return output
 
-    y = call(x, hook, wanted)
-    for name in names:
-        if name not in seen:
-            found = list_layers(model, x, *args, variables=variables, **kwargs)
-            raise ValueError(_not_found(f"layer {name!r}", name, model, found))
+    uncertain: set[str] = set()
+    y = call(x, hook, wanted, uncertain)
+    if uncertain or not seen.issuperset(names):
+        found = list_layers(model, x, *args, variables=variables, **kwargs)
+        for name in names:
+            if name not in seen:
+                raise ValueError(_not_found(f"layer {name!r}", name, model, found))
+            if any(layer.looped for layer in found if layer.name == name):
+                raise ValueError(_in_loop(f"layer {name!r}"))
     return y
 
 
@@ -183,11 +191,11 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
       variables: a Linen model's variables, arrays or shapes.
 
     Returns:
-      A tuple of `Layer(name, type, output, path)`.
+      A tuple of `Layer(name, type, output, path, looped)`.
 
     Raises:
       TypeError: `model` is no Flax model.
-      ValueError: there is no example input.
+      ValueError: there is no example input; or the model's blocks are scanned in a way that cannot be followed.
 
     Source: the modules that a forward hook of PyTorch would see.
 
@@ -206,12 +214,15 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any) -> Any:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
         found.setdefault(path, (type_, stacked, shapes))
-        return output
+        mark = functools.partial(checkpoint_name, name=f"{_CALLED}:{path}")  # to find it in the jaxpr; an identity
+        return jax.tree.map(lambda a: mark(a) if isinstance(a, jax.Array) else a, output)
 
     leaves, tree = jax.tree.flatten((variables, args, kwargs), is_leaf=lambda a: isinstance(a, nnx.Pytree))
     is_array = [isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) for leaf in leaves]
 
-    def trace(arrays: list[Any]) -> None:
+    arrays = [leaf for a, leaf in zip(is_array, leaves, strict=True) if a]
+
+    def trace(arrays: list[Any], hook: Hook | None) -> None:
         # Copies of what NNX mutates (the model, Rngs) belong to this trace alone.
         fresh = iter(arrays)
         full = [next(fresh) if a else _fresh(leaf) for a, leaf in zip(is_array, leaves, strict=True)]
@@ -220,17 +231,48 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is really run
-        jax.eval_shape(trace, [leaf for a, leaf in zip(is_array, leaves, strict=True) if a])
+        try:
+            program = jax.make_jaxpr(functools.partial(trace, hook=hook))(arrays)
+        except (IndexError, TypeError, ValueError) as error:
+            jax.eval_shape(functools.partial(trace, hook=None), arrays)  # what the model itself raises comes first
+            raise ValueError(
+                f"the model's layers cannot be listed ({type(error).__name__}: {shown(str(error))}): its blocks are "
+                "scanned over weights in a way that cannot be followed, nested or stacked along another axis than the "
+                "first. Name layers outside of that scan by plain paths, and do without bind."
+            ) from error
 
+    in_loops = _in_loops(program.jaxpr)
     layers = []
     for path, (type_, stacked, output) in found.items():
         if stacked is None:
-            layers.append(Layer(path, type_, output, path))
+            layers.append(Layer(path, type_, output, path, path in in_loops))
             continue
         ancestors = [p for p in found if _under(path, p) and found[p][1] is not None]
         names = [_with_iteration(path, min([path, *ancestors], key=len), i) for i in range(stacked)]
-        layers.extend(Layer(name, type_, output, path) for name in names)
+        layers.extend(Layer(name, type_, output, path, False) for name in names)
     return tuple(layers)
+
+
+def _in_loops(jaxpr: Jaxpr, looped: bool = False) -> set[str]:
+    """The paths of marked outputs that a program computes inside of a loop."""
+    paths = set()
+    for equation in jaxpr.eqns:
+        name = str(equation.params.get("name", ""))
+        if looped and name.startswith(_CALLED + ":"):
+            paths.add(name.removeprefix(_CALLED + ":"))
+        inside = looped or equation.primitive.name in ("scan", "while")
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, Jaxpr)):
+            inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+            if isinstance(inner, Jaxpr):
+                paths |= _in_loops(inner, inside)
+    return paths
+
+
+def _in_loop(what: str) -> str:
+    return (
+        f"{what} runs in a loop with the same weights each time (or with weights stacked along another axis than the "
+        "first), where it cannot be mixed at one call alone: mix outside of the loop."
+    )
 
 
 def choose(model: Any, x: Any, found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
@@ -239,7 +281,7 @@ def choose(model: Any, x: Any, found: tuple[Layer, ...], wanted: tuple[str | typ
     A path must name a layer whose output is a batch of floats, as that of `x` is; the others pass over the rest.
     """
     n = batch_size(x, "x")
-    mixable = tuple(l for l in found if _is_batch(l.output, n))
+    mixable = tuple(l for l in found if _is_batch(l.output, n) and not l.looped)
     if wanted is None:
         chosen = _choose_automatically(mixable)
     else:
@@ -257,6 +299,8 @@ def choose(model: Any, x: Any, found: tuple[Layer, ...], wanted: tuple[str | typ
                 if not hits and want != INPUT:
                     for layer in found:
                         if layer.name == want:
+                            if layer.looped:
+                                raise ValueError(_in_loop(f"layers has {want!r}, which"))
                             shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", layer.output)
                             raise ValueError(f"layers has {want!r}, whose output is no batch of {n} floats: {shapes}.")
                     raise ValueError(_not_found(f"layers has {want!r}, which", want, model, mixable))
@@ -302,9 +346,9 @@ def _choose_automatically(found: tuple[Layer, ...]) -> set[str]:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """`*` is any one path segment or a part of it, `**` any number of segments."""
-    parts = re.split(r"(\*\*|\*)", pattern)
-    return re.compile("".join({"**": ".*", "*": r"[^.]*"}.get(part, re.escape(part)) for part in parts))
+    """`*` is any one path segment or a part of it, `**` any number of segments, `?` one character of a segment."""
+    parts = re.split(r"(\*\*|\*|\?)", pattern)
+    return re.compile("".join({"**": ".*", "*": r"[^.]*", "?": r"[^.]"}.get(part, re.escape(part)) for part in parts))
 
 
 def _under(path: str, ancestor: str) -> bool:
@@ -369,15 +413,26 @@ def _fresh(value: Any) -> Any:
 
 
 def _run(
-    model: Any, variables: Any, args: Any, kwargs: Any, x: Any, hook: Hook | None, paths: Collection[str] | None
+    model: Any,
+    variables: Any,
+    args: Any,
+    kwargs: Any,
+    x: Any,
+    hook: Hook | None,
+    paths: Collection[str] | None,
+    uncertain: set[str] | None = None,
 ) -> Any:
-    """Call the model on `x`; the first output of each module in `paths` (None: of every one) goes through `hook`."""
+    """Call the model on `x`; the first output of each module in `paths` (None: of every one) goes through `hook`.
+
+    To `uncertain` are added those whose call could not be noted where the next iteration of a loop would see it.
+    """
+    uncertain = set() if uncertain is None else uncertain
     if isinstance(model, nnx.Module):
         if variables is not None:
             raise TypeError("variables is for Linen models; an NNX model holds its own.")
         if hook is None or (paths is not None and not paths):
             return model(x, *args, **kwargs)  # type: ignore[operator]
-        return _run_nnx(model, args, kwargs, x, hook, paths)
+        return _run_nnx(model, args, kwargs, x, hook, paths, uncertain)
     if isinstance(model, linen.Module):
         if variables is None or model.scope is not None:
             raise TypeError(
@@ -385,7 +440,7 @@ def _run(
             )
         if hook is None or (paths is not None and not paths):
             return model.apply(variables, x, *args, **kwargs)
-        return _run_linen(model, variables, args, kwargs, x, hook, paths)
+        return _run_linen(model, variables, args, kwargs, x, hook, paths, uncertain)
     raise TypeError(
         f"model must be a Flax NNX model, or a Flax Linen module with variables=..., got {type(model).__name__}."
     )
@@ -397,6 +452,14 @@ def _shared_length(shapes: list[tuple[int, ...]]) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
+def _iterations(length: int | None) -> Any:
+    """0 where nothing is stacked, else 0..length-1: known while tracing, and an array that a tracer may index."""
+    if length is None:
+        return np.int32(0)
+    with jax.ensure_compile_time_eval():
+        return jnp.arange(length, dtype=jnp.int32)
+
+
 def _warn_called_again(path: str) -> None:
     warnings.warn(
         f"layer {path!r} is called more than once in a forward pass: it is mixed at its first call only.", stacklevel=3
@@ -406,7 +469,15 @@ def _warn_called_again(path: str) -> None:
 # --- NNX
 
 
-def _run_nnx(model: nnx.Module, args: Any, kwargs: Any, x: Any, hook: Hook, paths: Collection[str] | None) -> Any:
+def _run_nnx(
+    model: nnx.Module,
+    args: Any,
+    kwargs: Any,
+    x: Any,
+    hook: Hook,
+    paths: Collection[str] | None,
+    uncertain: set[str],
+) -> Any:
     copy = nnx.clone(model, variables=False)  # new modules, the same Variables
     originals = dict(nnx.iter_modules(model))
     copies = dict(nnx.iter_modules(copy))
@@ -420,7 +491,7 @@ def _run_nnx(model: nnx.Module, args: Any, kwargs: Any, x: Any, hook: Hook, path
         kind, length = _nnx_iteration(copies, path)
         point = _Point(name, hook, length)
         setattr(module, _POINT, point)
-        setattr(module, _ITERATION, kind(np.int32(0) if length is None else np.arange(length, dtype=np.int32)))
+        setattr(module, _ITERATION, kind(_iterations(length)))
         points.append((module, point))
         object.__setattr__(module, "__class__", _mixing(type(module)))
     before = {path: dict(vars(module)) for path, module in copies.items()}
@@ -429,6 +500,10 @@ def _run_nnx(model: nnx.Module, args: Any, kwargs: Any, x: Any, hook: Hook, path
     finally:
         for _, point in points:
             point.hook = None  # a compilation cache may keep the point: it must not keep the tracers
+    for module, point in points:
+        value = getattr(module, _ITERATION).get_value()
+        if point.called and is_concrete(value) and np.all(np.asarray(value) >= 0):
+            uncertain.add(point.path)
     original_of = {id(copies[path]): original for path, original in originals.items()}
     for path, module in copies.items():  # attributes that the forward pass set, sown Variables among them
         for attribute, value in vars(module).items():
@@ -459,16 +534,19 @@ class _Point:
     path: str
     hook: Hook | None
     length: int | None
+    called: bool = False
 
     def __call__(self, module: nnx.Module, output: Any) -> Any:
         variable = getattr(module, _ITERATION)
         value = variable.get_value()
+        value = np.asarray(value) if is_concrete(value) else value  # jax.numpy's operations would be traced inside jit
         stacked = self.length if self.length is not None and np.ndim(value) == 0 else None
         iteration = value if np.ndim(value) == 0 else value[0]
         if is_concrete(iteration) and iteration < 0:
             _warn_called_again(self.path)
             return output
         assert self.hook is not None, "a mixed module was kept after its forward pass and called again"
+        self.called = True
         output = self.hook(self.path, type(module).__mro__[1], iteration, stacked, output)
         with contextlib.suppress(errors.TraceContextError):  # inside a bare jax transform that only reads the module
             variable.set_value(np.full(np.shape(value), -1, np.int32))
@@ -495,7 +573,14 @@ def _mixing(cls: type[nnx.Module]) -> type[nnx.Module]:
 
 
 def _run_linen(
-    model: linen.Module, variables: Any, args: Any, kwargs: Any, x: Any, hook: Hook, paths: Collection[str] | None
+    model: linen.Module,
+    variables: Any,
+    args: Any,
+    kwargs: Any,
+    x: Any,
+    hook: Hook,
+    paths: Collection[str] | None,
+    uncertain: set[str],
 ) -> Any:
     variables = dict(variables)
     lengths: dict[str, int] = {}
@@ -520,6 +605,8 @@ def _run_linen(
             _warn_called_again(path)
             return output
         iteration, stacked = _linen_iteration(scope, path, lengths)
+        if not carried and stacked is None:
+            uncertain.add(path)
         if not is_concrete(before):
             iteration = jnp.where(before == 0, iteration, -1)
         called_in_trace.add((scope.root, path))
@@ -563,7 +650,7 @@ def _with_iterations(params: Any, prefix: str, paths: Collection[str] | None, le
         own = [leaf for key, leaf in child.items() if key != _ITERATION]
         length = _shared_length([np.shape(leaf) for leaf in jax.tree.leaves(meta.unbox(own))])
         if length is not None:
-            child[_ITERATION] = np.arange(length, dtype=np.int32)
+            child[_ITERATION] = _iterations(length)
             lengths[path] = length
         params[name] = child
     return params

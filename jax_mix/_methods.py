@@ -112,9 +112,9 @@ class ManifoldMixup(_Method):
     Args:
       alpha: Beta's parameter, positive.
       layers: where to mix, at the outputs of these: a path ("layer1", "blocks.0"), a glob ("blocks.*", one `*`
-        a path segment, `**` any number), a module type, or several of them. None chooses: `MixPoint` marks if
-        the model has any, else the outermost modules with Block or Bottleneck in their class name, else every
-        innermost module but containers, Dropout, norms and recurrent ones. All but plain paths need `bind`.
+        a path segment, `**` any number, `?` a character), a module type, or several of them. None chooses:
+        `MixPoint` marks if the model has any, else the outermost modules with Block or Bottleneck in their class name,
+        else every innermost module but containers, Dropout, norms and recurrent ones. All but plain paths need `bind`.
         A block scanned over stacked weights counts as "blocks.0", "blocks.1", ...
       use_input: whether the input is among the layers.
       per, fold, partner, probability, groups: as in `MixUp`.
@@ -216,7 +216,7 @@ class ManifoldMixup(_Method):
         return dataclasses.replace(mix, layer=drawn, layers=names)
 
     def _names(self) -> tuple[str, ...]:
-        if self.layers is None or any(isinstance(l, type) or "*" in l for l in self.layers):
+        if self.layers is None or any(isinstance(l, type) or set("*?") & set(l) for l in self.layers):
             raise ValueError(
                 f"layers={self.layers!r} must be looked up in the model first: method = method.bind(model, image)."
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jax_mix import _sampling
 from jax_mix._checks import batch_size, check_divides, check_groups, check_spatial, is_concrete, shown, two_ints
@@ -93,8 +93,7 @@ class Mix:
         Array([0.75, 0.75], dtype=float32)
         """
         image_size = two_ints("image_size", image_size, "(height, width)")
-        if np.shape(box)[-1:] != (4,) or not jnp.issubdtype(jnp.result_type(box), jnp.integer):
-            raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [batch, 4], got {shown(box)}.")
+        _check_box_form(box, partner)
         lam = _sampling.area_left(jnp.asarray(box), *image_size)
         lam = jnp.broadcast_to(lam, np.shape(partner))
         mix = cls(lam, partner, box, image_size=image_size, spatial_axes=spatial_axes, groups=groups)
@@ -235,6 +234,7 @@ class Mix:
         return value if value.ndim > rank else jnp.broadcast_to(value, (n, *value.shape))
 
     def _check_box(self, size: tuple[int, int]) -> None:
+        _check_box_form(self.box, self.partner)
         if self.image_size is not None and tuple(self.image_size) != size:
             raise ValueError(f"the box was drawn for images of {self.image_size} pixels, got x of {size} pixels.")
         if is_concrete(self.box):
@@ -332,10 +332,23 @@ def check_mix(mix: Any) -> None:
         raise TypeError(f"mix must be a jax_mix.Mix, as method.sample returns, got {type(mix).__name__}.")
 
 
+def _check_box_form(box: Any, partner: Any) -> None:
+    whole = np.ndim(box) and jnp.issubdtype(jnp.result_type(box), jnp.integer)
+    if not whole or np.shape(box) not in ((4,), (*np.shape(partner), 4)):
+        n = np.shape(partner)[0] if np.ndim(partner) else "batch"
+        told = shown(box if np.ndim(box) == 0 else np.shape(box) if not is_concrete(box) else np.asarray(box).tolist())
+        raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [{n}, 4], got {told}.")
+
+
 def _explicit_sharding(x: Array) -> NamedSharding | None:
     """The sharding of `x` if its mesh has Explicit axes, where indexing and selecting must be told; else None."""
     sharding = jax.typeof(x).sharding
-    return sharding if sharding.mesh.shape and sharding.mesh.are_all_axes_explicit else None
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def _of_mesh(sharding: NamedSharding, *axes: Any) -> NamedSharding:
+    """A sharding on the same mesh, named in full: a bare `PartitionSpec` needs `jax.set_mesh` around it."""
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes))
 
 
 def _take_in_groups(x: Array, partner: Array, groups: int, sharding: NamedSharding | None) -> Array:
@@ -344,8 +357,8 @@ def _take_in_groups(x: Array, partner: Array, groups: int, sharding: NamedShardi
     index = partner.reshape(groups, size) % size
     within = None
     if sharding:
-        index = jax.sharding.reshard(index, PartitionSpec(sharding.spec[0]))
-        within = PartitionSpec(None, *sharding.spec[1:])
+        index = jax.sharding.reshard(index, _of_mesh(sharding, sharding.spec[0]))
+        within = _of_mesh(sharding, None, *sharding.spec[1:])
     take = jax.vmap(lambda x, index: x.at[index].get(out_sharding=within))
     return take(x.reshape(groups, size, *x.shape[1:]), index).reshape(x.shape)
 
@@ -364,7 +377,7 @@ def _lerp(own: Array, partners: Array, lam: ArrayLike) -> Array:
     dtype = own.dtype if jnp.finfo(own.dtype).bits >= 32 else jnp.dtype(jnp.float32)
     lam = Mix._per_sample(lam, own.shape[0], 0).astype(dtype)
     if sharding := _explicit_sharding(own):
-        lam = jax.sharding.reshard(lam, PartitionSpec(sharding.spec[0]))
+        lam = jax.sharding.reshard(lam, _of_mesh(sharding, sharding.spec[0]))
     lam = jnp.expand_dims(lam, tuple(range(1, own.ndim)))
     own_, partners_ = own.astype(dtype), partners.astype(dtype)
     from_partner = lam < 0.5  # start from whichever is nearer

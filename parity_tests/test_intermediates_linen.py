@@ -234,3 +234,32 @@ def test_a_layer_called_twice_in_a_scan_is_mixed_at_its_first_call_of_the_iterat
     with pytest.warns(UserWarning, match="more than once"):
         got = jax_mix.forward(model, x, mix, variables=variables)
     assert_close(got, want, "another order of summation")
+
+
+@pytest.mark.parametrize("kind", ["the same weights", "weights stacked along the second axis", "a recurrent cell"])
+def test_a_layer_that_a_loop_runs_is_refused_where_its_calls_cannot_be_told_apart(kind):
+    class Body(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return x + nn.Dense(4)(nn.relu(nn.Dense(8)(x))), None
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = models.Dense(name="stem")(x)
+            if kind == "a recurrent cell":
+                return nn.RNN(nn.SimpleCell(4, name="cell"))(jnp.stack([x] * 3, 1))
+            how = {"variable_broadcast": "params", "split_rngs": {"params": False}}
+            if kind != "the same weights":
+                how = {"variable_axes": {"params": 1}, "split_rngs": {"params": True}}
+            return nn.scan(Body, length=3, **how)(name="block")(x, None)[0]
+
+    model, x = Model(), data(n=5)
+    variables = model.init(jax.random.key(0), x)
+    name = "cell" if kind == "a recurrent cell" else "block"
+    with pytest.raises(ValueError, match=f"'{name}' runs in a loop"):
+        jax.jit(lambda variables, x: jax_mix.forward(model, x, draw(name, n=5), variables=variables))(variables, x)
+    with pytest.raises(ValueError, match=f"layers has '{name}', which runs in a loop"):
+        jax_mix.ManifoldMixup(1.0, layers=name).bind(model, x, variables=variables)
+    bound = jax_mix.ManifoldMixup(1.0).bind(model, x, variables=variables)
+    assert not any(layer.startswith(name) for layer in bound.layers)

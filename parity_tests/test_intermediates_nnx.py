@@ -577,3 +577,86 @@ def test_no_compilation_cache_keeps_the_draw():
     step(model, x)
     gc.collect()
     assert kept[0]() is None
+
+
+def in_a_loop(kind):
+    """A model whose block a loop runs three times with the same weights."""
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.stem, self.block = models.Dense(4, nnx.Rngs(0)), models.Dense(4, nnx.Rngs(1))
+
+        def __call__(self, x):
+            x = self.stem(x)
+            if kind == "nnx.scan":
+                return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, None), out_axes=nnx.Carry, length=3)(
+                    x, self.block
+                )
+            if kind == "lax.scan":
+                return jax.lax.scan(lambda x, _: (self.block(x), None), x, length=3)[0]
+            return jax.lax.fori_loop(0, 3, lambda i, x: self.block(x), x)
+
+    return Model()
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("kind", ["nnx.scan", "lax.scan", "fori_loop"])
+def test_a_layer_that_a_loop_runs_with_the_same_weights_is_refused(kind, jit):
+    """Mixed at its first call alone it cannot be: the program of the loop is one for all calls."""
+    model, x = in_a_loop(kind), data()
+    forward = nnx.jit(jax_mix.forward) if jit else jax_mix.forward
+    with pytest.raises(ValueError, match="'block' runs in a loop with the same weights each time"):
+        forward(model, x, draw("block"))
+    with pytest.raises(ValueError, match="layers has 'block', which runs in a loop"):
+        jax_mix.ManifoldMixup(1.0, layers="block").bind(model, x)
+    assert jax_mix.ManifoldMixup(1.0, layers="**").bind(model, x).layers == ("stem.linear", "stem")
+    mix = draw("stem")
+    want = mix.blend(model.stem(x))
+    for _ in range(3):
+        want = model.block(want)
+    assert_close(forward(model, x, mix), want, "another order of summation")
+
+
+def test_a_layer_in_a_bare_transform_without_a_loop_is_mixed():
+    class Model(models.MLP):
+        def __call__(self, x):
+            return self.head(jax.checkpoint(lambda x: jax.jit(self.first)(x))(x))
+
+    model, x, mix = Model(nnx.Rngs(0)), data(), draw("first")
+    assert_close(jax_mix.forward(model, x, mix), model.head(mix.blend(model.first(x))), "another order of summation")
+
+
+def test_stacked_weights_that_a_loop_indexes_are_left_to_it():
+    class Model(models.Scanned):
+        def __init__(self):
+            super().__init__(nnx.Rngs(0))
+            self.stem = models.Dense(4, nnx.Rngs(1))
+
+        def __call__(self, x):
+            graphdef, state = nnx.split(self.blocks)
+            block = lambda i: nnx.merge(graphdef, jax.tree.map(lambda a: a[i], state))  # noqa: E731
+            return jax.lax.fori_loop(0, 3, lambda i, x: block(i)(x), self.stem(x))
+
+    model, x = Model(), data()
+    method = jax_mix.ManifoldMixup(1.0, layers="stem").bind(model, x)
+    mix = method.sample(jax.random.key(0), x.shape, layer="stem")
+    want = mix.blend(model.stem(x))
+    for block in models.Unrolled(model).blocks:
+        want = block(want)
+    assert_close(jax_mix.forward(model, x, mix), want, "another order of summation")
+
+
+def test_scans_that_cannot_be_followed_are_told():
+    class Nested(nnx.Module):
+        def __init__(self):
+            self.blocks = nnx.vmap(nnx.vmap(lambda rngs: models.Dense(4, rngs)))(nnx.Rngs(0).split((2, 3)))
+            self.stem = models.Dense(4, nnx.Rngs(1))
+
+        def __call__(self, x):
+            inner = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+            return nnx.scan(inner, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(self.stem(x), self.blocks)
+
+    model, x, mix = Nested(), data(), draw("stem")
+    with pytest.raises(ValueError, match=r"layers cannot be listed .*nested or stacked along another axis"):
+        jax_mix.list_layers(model, x)
+    assert jax_mix.forward(model, x, mix).shape == x.shape  # a plain path outside of them does

@@ -192,6 +192,19 @@ def test_a_batch_split_over_devices(kind, groups, axis_type):
     assert got.sharding.is_equivalent_to(sharding, got.ndim)
 
 
+@pytest.mark.parametrize("kind", [jax_mix.MixUp, jax_mix.CutMix])
+@pytest.mark.parametrize("types", [(AxisType.Explicit, AxisType.Auto), (AxisType.Explicit, AxisType.Explicit)])
+def test_inside_jit_a_mesh_need_not_be_set(kind, types):
+    mesh = jax.make_mesh((4, 2), ("batch", "model"), axis_types=types)
+    x = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
+    placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))
+    for groups in (1, 4):
+        mix = kind(1.0, groups=groups).sample(jax.random.key(0), x.shape)
+        got, losses = jax.jit(lambda mix, x: (mix.blend(x), mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0])))(mix, placed)
+        assert_within_ulp(got, mix.blend(x), np.ones_like(x))
+        assert_within_ulp(losses, mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0]), np.ones(16, np.float32))
+
+
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         x, mix = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3))), random_mix(0, 4)

@@ -66,14 +66,21 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (image_size[0] * image_size[1] * in_channels, *hidden)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.hidden = nn.ModuleList(Hidden(a, b) for a, b in itertools.pairwise(sizes))
         self.head = nn.Linear(sizes[-1], num_classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = image.permute(0, 2, 3, 1).flatten(1)  # pixels before channels, as they lie in NHWC
         for layer in self.hidden:
-            x = F.relu(layer(x))
+            x = layer(x)
         return self.head(x)
+
+
+class Hidden(nn.Linear):
+    """`training.models.mlp.Hidden`. `[..., in]` to `[..., out]`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(super().forward(x))
 
 
 class ViT(nn.Module):

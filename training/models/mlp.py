@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 
@@ -37,11 +37,18 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         sizes = (image_size[0] * image_size[1] * in_channels, *hidden)
-        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        self.hidden = nnx.List([Hidden(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
         self.head = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = image.reshape(image.shape[0], -1)
         for layer in self.hidden:
-            x = nnx.relu(layer(x))
+            x = layer(x)
         return self.head(x)
+
+
+class Hidden(nnx.Linear):
+    """A linear layer and ReLU, `[..., in]` to `[..., out]`: before it, mixing would be the same as mixing the input."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return nnx.relu(super().__call__(*args, **kwargs))
