@@ -47,6 +47,14 @@ def check_alpha(alpha: Any) -> None:
         )
 
 
+def check_key(key: Any) -> None:
+    """`key` must be one key: of `jax.random.key`, or of the old form, two uint32."""
+    dtype, shape = getattr(key, "dtype", None), np.shape(key) if hasattr(key, "shape") else None
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (dtype == np.uint32 and shape == (2,)):
+        raise TypeError(f"key must be one key, as jax.random.key(seed) makes it, got {shown(key)}.")
+
+
 def check_probability(probability: Any) -> None:
     if not is_concrete(probability):
         return

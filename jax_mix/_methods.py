@@ -38,6 +38,10 @@ class _Method:
         _checks.check_probability(self.probability)
         _checks.check_bool("fold", self.fold)
         _checks.check_groups(self.groups)
+        for name in ("alpha", "probability"):
+            value = getattr(self, name)
+            if _checks.is_concrete(value) and not isinstance(value, (int, float)):
+                object.__setattr__(self, name, float(value))  # hashable, to be static in jit; an array is not
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int]) -> Mix:
         """Draw one batch's lambdas and partners.
@@ -50,12 +54,14 @@ class _Method:
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`.
 
         Raises:
+          TypeError: `key` is not one key.
           ValueError: `shape` has no batch axis, or `groups` does not divide it.
 
         >>> import jax, jax_mix
         >>> bool((jax_mix.MixUp(1.0).sample(jax.random.key(0), (100,)).lam >= 0.5).all())
         True
         """
+        _checks.check_key(key)
         key_lam, key_partner = jax.random.split(key)
         n = _batch(shape)
         lam = jnp.broadcast_to(self._lambdas(key_lam, n), (n,))
@@ -197,6 +203,7 @@ class ManifoldMixup(_Method):
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`, `layer` int32 `[]` or the name.
 
         Raises:
+          TypeError: `key` is not one key.
           ValueError: `layers` needs a model (call `bind`), `layer` is not among them, `shape` is empty, or `groups`
             does not divide the batch.
 
@@ -206,6 +213,7 @@ class ManifoldMixup(_Method):
         'layer1'
         """
         names = self._names()
+        _checks.check_key(key)
         key_mix, key_layer = jax.random.split(key)
         mix = super().sample(key_mix, shape)
         if layer is not None:
@@ -278,12 +286,14 @@ class CutMix(_Method):
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`, `box` int32 `[4]` or `[batch, 4]`.
 
         Raises:
+          TypeError: `key` is not one key.
           ValueError: `shape` has no two spatial axes, or `groups` does not divide the batch.
 
         >>> import jax, jax_mix
         >>> jax_mix.CutMix(1.0, per="sample").sample(jax.random.key(0), (8, 32, 32, 3)).box.shape
         (8, 4)
         """
+        _checks.check_key(key)
         n = _batch(shape)
         rows, columns = self.spatial_axes
         _checks.check_spatial("shape", shape, (rows, columns))

@@ -108,6 +108,13 @@ def test_a_draw_is_data(name):
     assert paths[:2] == [".lam", ".partner"]
 
 
+def test_methods_with_numbers_that_are_arrays_are_hashable():
+    method = jax_mix.MixUp(jnp.float32(0.5), probability=np.float64(0.25))
+    assert hash(method) == hash(jax_mix.MixUp(0.5, probability=0.25))
+    sample = jax.jit(lambda key, method: method.sample(key, (4,)), static_argnums=1)
+    assert sample(jax.random.key(0), method).lam.shape == (4,)
+
+
 def test_x64_changes_no_draw():
     small = jax_mix.CutMix(1.0).sample(jax.random.key(0), SHAPE)
     with jax.enable_x64(True):
