@@ -19,6 +19,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -117,7 +118,8 @@ class Config:
         count, noise = self.train_images, self.label_noise
         require(count is None or count >= 1, f"--train-images must be at least 1, got {count}.")
         require(0 <= noise <= 1, f"--label-noise must be from 0 to 1, got {noise}.")
-        require(self.workers >= 0, f"--workers must be 0 or more, got {self.workers}.")
+        most = 4 * (os.cpu_count() or 1)  # each is a Python with JAX in it: thousands would fill the memory
+        require(0 <= self.workers <= most, f"--workers must be from 0 to {most}, four a core, got {self.workers}.")
         require(self.workers == 0 or self.feed != "device", f"--workers is {self.workers}, but --feed device has none.")
         require(self.width is None or self.width >= 1, f"--width must be at least 1, got {self.width}.")
         require(0 <= self.seed < 2**32, f"--seed must be from 0 to {2**32 - 1}, got {self.seed}.")
