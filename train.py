@@ -21,6 +21,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ HERE: dict[str, Any] = {
     "num_processes": None,
     "process_id": None,
 }
+_OF_EACH_PROCESS = ("process_id", "data_dir", "cache_dir", "feed", "workers", "out")  # of several
 MAY_DIFFER = ("data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", *HERE)
 
 
@@ -113,7 +115,7 @@ class Config:
         every = self.checkpoint_every
         require(every is None or every >= 1, f"--checkpoint-every must be at least 1, got {every}.")
         size, fraction = self.image_size, self.test_fraction
-        require(size is None or size >= 1, f"--image-size must be at least 1, got {size}.")
+        require(size is None or 1 <= size <= 4096, f"--image-size must be from 1 to 4096, got {size}.")
         require(0 < fraction < 1, f"--test-fraction must be between 0 and 1, got {fraction}.")
         count, noise = self.train_images, self.label_noise
         require(count is None or count >= 1, f"--train-images must be at least 1, got {count}.")
@@ -153,6 +155,10 @@ class Config:
         require(
             part % (groups or 1) == 0,
             f"--mix-groups must divide the {part} images of a batch, or of its part with --accumulate; got {groups}.",
+        )
+        require(
+            groups in (None, 1) or part // groups >= 2,
+            f"--mix-groups must leave two images or more in each group of {part}, or none has a partner; got {groups}.",
         )
         smoothing, ema = self.label_smoothing, self.ema
         require(0 <= smoothing < 1, f"--label-smoothing must be 0 or more, and less than 1, got {smoothing}.")
@@ -251,7 +257,8 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
         try:
             method = dataclasses.replace(method, layers=layers).bind(model, image)
         except ValueError as error:
-            raise UserError(f"--{error}") from error
+            where = "--" if str(error).startswith("layers ") else "--mix manifold: "
+            raise UserError(f"{where}{error}") from error
     return Recipe(method, steps=steps, **same)
 
 
@@ -466,11 +473,11 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     config = resolve(config)
     dataset = load(config)
     print(dataset)
-    with (
-        Checkpoints(folder / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints,
-        Logs(folder) as logs,
-    ):
-        model, recipe, history = train(config, dataset, checkpoints, logs if devices.is_first() else None)
+    depends_on = described(config, dataset)
+    told = devices.disagreement(depends_on, of_each=_OF_EACH_PROCESS)
+    require(not told, f"--process-id: {told}: all processes need the same flags and data.")
+    with Checkpoints(folder / "checkpoints", depends_on, may_differ=MAY_DIFFER) as checkpoints:
+        model, recipe, history = train(config, dataset, checkpoints, Logs(folder) if devices.is_first() else None)
         last = {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
         metrics: dict[str, Any] = last | {"history": history}
         print("test accuracy {accuracy:.2%}, NLL {nll:.4f}, ECE {ece:.4f}".format(**metrics))
@@ -480,7 +487,8 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
         method = recipe.method
         used = dataclasses.replace(config, layers=getattr(method, "layers", None), **HERE)
-        write_json(folder / "config.json", dataclasses.asdict(used))  # it tells how to repeat the run
+        # It tells how to repeat the run; not where, or what repeats it with other flags would replace it.
+        write_json(folder / "config.json", dataclasses.asdict(used) | {"name": None})
         write_json(folder / "metrics.json", metrics)
         plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
         image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
@@ -488,6 +496,12 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
         print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
+
+
+def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
+    """All that a run depends on: its config, with the data set told by what is in it as well."""
+    n = len(dataset.train.label)
+    return dataclasses.asdict(config) | {"dataset": f"{config.dataset} ({n} images, {dataset.fingerprint})"}
 
 
 def load(config: Config) -> data.Dataset:
@@ -584,6 +598,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return 128 + stopped.number
+    except KeyboardInterrupt:
+        print("train.py: stopped by SIGINT, outside of training.", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from compare.seeds import train_seeds
 from compare.settings import Cell, Comparison
-from train import MAY_DIFFER, resolve, split_seed, train
+from train import MAY_DIFFER, described, resolve, split_seed, train
 from training import attacks, data, devices, evaluation
 from training.checkpoints import Checkpoints, differences
 from training.corruptions import CORRUPTIONS, corrupt
@@ -74,7 +74,8 @@ class Cells:
         """
         config, start = resolve(cell.config), time.perf_counter()
         unfinished = self._folder / cell.name
-        with Checkpoints(unfinished / "checkpoints", dataclasses.asdict(config), may_differ=MAY_DIFFER) as checkpoints:
+        depends_on = described(config, self._dataset)
+        with Checkpoints(unfinished / "checkpoints", depends_on, may_differ=MAY_DIFFER) as checkpoints:
             config = dataclasses.replace(config, resume=bool(checkpoints.steps))
             try:
                 model, _, history = train(config, self._data(cell), checkpoints, progress=progress)
@@ -125,7 +126,7 @@ class Cells:
 
     def _config(self, cell: Cell) -> Record:
         """All that a run's file depends on, as JSON has it."""
-        values = dataclasses.asdict(resolve(cell.config))
+        values = described(resolve(cell.config), self._dataset)
         measured = {name: getattr(self._comparison, name) for name in ("radii", "attacked")}
         return json.loads(json.dumps(values | measured))
 

@@ -69,7 +69,7 @@ def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
     leaves, leaves_again = (jax.tree.leaves(nnx.to_pure_dict(nnx.state(m))) for m in (model, again))
     assert len(leaves) == len(leaves_again) > 20
     assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(leaves, leaves_again, strict=True))
-    assert (tmp_path / "first" / "metrics.json").read_bytes() == (out / "first" / "metrics.json").read_bytes()
+    assert (tmp_path / "digits-manifold-0" / "metrics.json").read_bytes() == (out / "first" / "metrics.json").read_bytes()
 
 
 SHORT = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--devices", "1"]
@@ -156,9 +156,11 @@ BAD_INPUT = {
     "data set misspelt": (["--dataset", "fashion_mnst"], ["--dataset 'fashion_mnst'", "did you mean 'fashion_mnist'"]),
     "data set not a name": (["--dataset", "a/../digits"], ["--dataset 'a/../digits'", "neither known to TFDS nor in"]),
     "folder not there": (["--dataset", "../photos"], ["--dataset ../photos: there is no such folder"]),
-    "image size 0": (["--image-size", "0"], ["--image-size", "at least 1", "0"]),
+    "image size 0": (["--image-size", "0"], ["--image-size", "from 1 to 4096", "0"]),
     "test fraction": (["--test-fraction", "1"], ["--test-fraction", "between 0 and 1", "1.0"]),
     "workers negative": (["--workers", "-1"], ["--workers", "from 0 to", "-1"]),
+    "images of a giant": (["--image-size", "100000"], ["--image-size", "from 1 to 4096", "100000"]),
+    "groups of one": (["--mix-groups", "64"], ["--mix-groups", "two images or more", "64"]),
     "workers without number": (["--workers", "100000"], ["--workers", "four a core", "100000"]),
     "workers for the device": (["--workers", "2", "--feed", "device"], ["--workers is 2", "--feed device"]),
     "model misspelt": (["--model", "resnet19"], ["--model 'resnet19'", "did you mean 'resnet18'"]),
@@ -238,6 +240,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
     assert (again, len(calls)) == (first, steps)
     config = [json.loads((folder / "first" / "config.json").read_text()) for folder in (out, tmp_path)]
     assert config[0] | {"out": ""} == config[1] | {"out": ""}
+    assert config[0]["name"] is None  # repeated with other flags, it replaces nothing of that name
 
     del calls[:-39]  # now the next call is the fortieth
     assert train.main(arguments) == 128 + signal.SIGTERM  # a finished run is replaced
@@ -270,6 +273,25 @@ def test_a_step_that_fails_leaves_its_draw_and_no_checkpoint(every, data_dir, di
     np.testing.assert_array_equal(mix.partner, expected.partner)
     assert int(mix.layer) == int(expected.layer)
     assert mix.layers.tolist() == ["input", "layer1", "layer2"]
+
+
+def test_other_images_or_labels_are_not_gone_on_with(data_dir, tmp_path, digits, capsys, monkeypatch):
+    flags = [*SHORT, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "other", "--devices", "1"]
+    assert train.main(flags) == 0
+    label = np.array(digits.train.label)
+    label[[0, 1]] = label[[1, 0]]
+    assert label[0] != label[1]
+    other = dataclasses.replace(digits, train=digits.train._replace(label=label))
+    monkeypatch.setattr(data, "load", lambda *_, **__: other)
+    assert train.main([*flags, "--resume"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"made with --dataset digits (1437 images, {digits.fingerprint}); now it is digits (1437 images, " in told
+
+
+def test_ctrl_c_before_training_ends_without_a_traceback(data_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert train.main([*SHORT, "--data-dir", data_dir, "--out", str(tmp_path)]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "train.py: stopped by SIGINT, outside of training.\n"
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_data_is_read(data_dir, tmp_path, capsys, monkeypatch):

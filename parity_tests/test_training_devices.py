@@ -39,30 +39,43 @@ def test_eight_devices_give_the_same_losses(on_one_device, digits):
         assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
 
 
-def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
+def two_processes(*flags, of_each=((), ())):
+    """train.py in two processes of four devices: status, stdout and stderr of each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "train.py", *FLAGS, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "two"]
+    command = [sys.executable, "train.py", *FLAGS, *flags]
     command += ["--feed", "grain", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     processes = [
         subprocess.Popen(
-            [*command, "--process-id", str(i)],
+            [*command, *own, "--process-id", str(i)],
             cwd=Path(__file__).parent.parent,
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for i in range(2)
+        for i, own in enumerate(of_each)
     ]
     output = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], output
+    return [(process.returncode, *told) for process, told in zip(processes, output, strict=True)]
+
+
+def test_two_processes_with_different_flags_are_told(data_dir, tmp_path):
+    own = (["--mix", "mixup"], ["--mix", "cutmix"])
+    for status, _, told in two_processes("--data-dir", data_dir, "--out", str(tmp_path), "--name", "two", of_each=own):
+        assert status == 2, told
+        assert "--process-id: --alpha is 0.4 in process 0, but 1.0 in process 1: all processes need" in told
+
+
+def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
+    done = two_processes("--data-dir", data_dir, "--out", str(tmp_path), "--name", "two")
+    assert [status for status, *_ in done] == [0, 0], done
     (line,) = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
     assert_close(json.loads(line)["loss"], on_one_device["loss"], "losses on other devices")
-    assert "test accuracy" in output[0][0]
-    assert "test accuracy" not in output[1][0]  # the first alone prints and writes
+    assert "test accuracy" in done[0][1]
+    assert "test accuracy" not in done[1][1]  # the first alone prints and writes
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     assert [config[name] for name in ("coordinator", "num_processes", "process_id", "mix_groups")] == [None] * 3 + [8]
 

@@ -57,7 +57,7 @@ def test_the_split_is_one_of_names_alone(photos, tmp_path):
     assert values(load(photos).test) == values(load(tmp_path / "elsewhere").test)
 
 
-@pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation", "Test"])
 def test_a_test_folder_of_ones_own(photos, tmp_path, name):
     shutil.copytree(photos, tmp_path / "split" / "train")
     shutil.copytree(photos, tmp_path / "split" / name)
@@ -129,6 +129,14 @@ def test_a_broken_image_is_left_out_and_named(photos, capsys):
     assert "4.png'" in told
 
 
+def test_a_class_of_which_no_image_can_be_read_is_told(photos):
+    for i in range(5):
+        (photos / "dog" / f"{i}.png").write_bytes(b"no image")
+        (photos / "dog" / f"{i + 5}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="has no image of class dog that can be read in its split"):
+        load(photos, broken_images="skip")
+
+
 def copies(folder, *names):
     for name in names:
         for each in ("cat", "dog"):
@@ -140,6 +148,10 @@ BAD = {
     "no class": (lambda f: [shutil.rmtree(f / name) for name in ("cat", "dog")], "there is: none"),
     "an empty class": (lambda f: (f / "fish").mkdir(), "there is no image in '.*fish'"),
     "one image": (lambda f: save(f / "fish/1.png"), "class fish needs two images or more"),
+    "train without a test": (
+        lambda f: [copies(f, "Train", "testing"), *(shutil.rmtree(f / name) for name in ("cat", "dog"))],
+        "has a folder Train with folders of its own, but none for the test: call that test, val,",
+    ),
     "no folder": (shutil.rmtree, "there is no such folder"),
     "two tests": (lambda f: copies(f, "train", "val", "test"), "has test and val: which"),
     "other classes in the test": (

@@ -169,6 +169,17 @@ def wide(width=3, **arguments):
 def broken(rngs):
     raise RuntimeError("no such thing\\nas this")
 
+def leaves(rngs):
+    raise SystemExit(3)
+
+class OfPairs(Net):
+    def __call__(self, image):
+        return super().__call__(image).reshape(2, -1, 10).mean(1)
+
+class Whole(Net):
+    def __call__(self, image):
+        return super().__call__(image).astype("int32")
+
 def nothing(): return 3
 def five(image_size, rngs): return Net(5, image_size=image_size, rngs=rngs)
 def grey(rngs): return nnx.Conv(3, 10, (3, 3), rngs=rngs)
@@ -192,6 +203,17 @@ def test_a_model_of_ones_own(where, own):
     assert models.default_layers(f"{where}:Net") is None
 
 
+def test_a_model_in_a_file_may_import_what_is_beside_it(tmp_path):
+    (tmp_path / "parts_beside.py").write_text(OWN)
+    (tmp_path / "uses.py").write_text("from parts_beside import Net\n")
+    try:
+        assert isinstance(models.make(f"{tmp_path / 'uses.py'}:Net", **ARGUMENTS).linear, nnx.Linear)
+    finally:
+        sys.path.remove(str(tmp_path))
+        for name in ("uses", "parts_beside"):
+            sys.modules.pop(name, None)
+
+
 ARGUMENTS = {"in_channels": 1, "num_classes": 10, "image_size": (8, 8), "rngs": nnx.Rngs(0)}
 BAD = {
     # name: what the sentence says
@@ -203,6 +225,9 @@ BAD = {
     "own_models:broken": "own_models:broken cannot be made: RuntimeError: no such thing.",
     "own_models:nothing": "own_models:nothing must give a flax.nnx.Module, got int.",
     "own_models:five": r"must make logits of shape \(2, 10\) from 2 images of 8 x 8 x 1, got \(2, 5\).",
+    "own_models:leaves": "own_models:leaves cannot be made: SystemExit: 3.",
+    "own_models:OfPairs": "own_models:OfPairs cannot take images of 8 x 8 x 1: ",
+    "own_models:Whole": "own_models:Whole must make logits of a floating type, got int32.",
     "own_models:grey": "own_models:grey cannot take images of 8 x 8 x 1: ",
 }
 

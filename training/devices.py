@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.errors import UserError, require
+
+_MOST = 2**16  # bytes of a config as JSON
 
 
 def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
@@ -58,6 +65,28 @@ def split(mesh: Mesh) -> NamedSharding:
 def everywhere(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """A copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def disagreement(values: Mapping[str, Any], *, of_each: Collection[str] = ()) -> str:
+    """What another process of this run has otherwise than process 0, in words; "" if nothing, or there is one process.
+
+    Every process calls this, and gets the same answer.
+
+    Args:
+      values: of this process, by name; anything that JSON can hold.
+      of_each: names whose values may be another in each process.
+    """
+    if jax.process_count() == 1:
+        return ""
+    mine = json.dumps({name: value for name, value in values.items() if name not in of_each}).encode()
+    texts = multihost_utils.process_allgather(np.frombuffer(mine.ljust(_MOST), np.uint8))
+    first, *others = (json.loads(bytes(text)) for text in np.asarray(texts))
+    for i, other in enumerate(others, 1):
+        for name in sorted(first.keys() | other.keys()):
+            here, there = (values.get(name) for values in (first, other))
+            if here != there:
+                return f"--{name.replace('_', '-')} is {here} in process 0, but {there} in process {i}"
+    return ""
 
 
 def is_first() -> bool:

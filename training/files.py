@@ -17,11 +17,17 @@ from training.errors import UserError
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it replaces `path` once the body is through, and goes if that fails."""
+    """Give a temporary path beside `path`; it replaces `path` once the body is through, and goes if that fails.
+
+    Raises:
+      OSError: `path`, which it names, cannot be written.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells matplotlib the format
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

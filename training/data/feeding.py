@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,8 +145,9 @@ class _Steps:
             self._examples = self._examples._replace(image=image)
 
 
-def _use_cpu(worker: int, workers: int) -> None:
+def _start_worker(worker: int, workers: int) -> None:
     jax.config.update("jax_platforms", "cpu")  # the accelerators are the main process's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's; the main process ends the others
 
 
 def _from_grain(
@@ -159,7 +161,7 @@ def _from_grain(
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain asks for its own
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_use_cpu)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_start_worker)
     iterator = iter(dataset)
     try:
         while (part := _next(iterator)) is not None:

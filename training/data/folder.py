@@ -51,13 +51,21 @@ def open_folder(path: str, *, image_size: int | None, test_fraction: float, brok
     """
     root = Path(path).expanduser()
     require(root.is_dir(), f"--dataset {path}: there is no such folder.")
-    test_names = [name for name in _TEST_NAMES if (root / name).is_dir()]
-    if (root / "train").is_dir() and test_names:
-        require(len(test_names) == 1, f"--dataset {path} has {' and '.join(test_names)}: which is the test? Keep one.")
-        files = {"train": _classes(path, root / "train"), "test": _classes(path, root / test_names[0])}
+    folders = {each.name.lower(): each for each in sorted(root.iterdir()) if each.is_dir()}
+    train, tests = folders.get("train"), [folders[name] for name in _TEST_NAMES if name in folders]
+    if train and tests:
+        names = " and ".join(each.name for each in tests)
+        require(len(tests) == 1, f"--dataset {path} has {names}: which is the test? Keep one.")
+        files = {"train": _classes(path, train), "test": _classes(path, tests[0])}
         only = sorted(files["train"].keys() ^ files["test"].keys())
-        require(not only, f"--dataset {path}: class {', '.join(only)} is in only one of train and {test_names[0]}.")
+        require(not only, f"--dataset {path}: class {', '.join(only)} is in only one of {train.name} and {names}.")
     else:
+        split = train if train and any(each.is_dir() for each in train.iterdir()) else None
+        require(
+            split is None,
+            f"--dataset {path} has a folder {train and train.name} with folders of its own, but none for the test: "
+            f"call that {', '.join(_TEST_NAMES[:-1])} or {_TEST_NAMES[-1]}.",
+        )
         files = _split(path, _classes(path, root), test_fraction)
     class_names = tuple(sorted(files["train"]))
     found = ", ".join(class_names) or "none"

@@ -97,10 +97,11 @@ def make(
         given["width"] = width
     try:
         model = factory(**{key: value for key, value in given.items() if key in parameters or takes_all})
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--model {name} cannot be made: {_first_line(error)}") from error
     require(isinstance(model, nnx.Module), f"--model {name} must give a flax.nnx.Module, got {type(model).__name__}.")
-    _check_logits(name, model, (2, *image_size, in_channels), num_classes)
+    for n in (2, 3):  # any batch must do: of training, of its parts, of evaluation
+        _check_logits(name, model, (n, *image_size, in_channels), num_classes)
     return model
 
 
@@ -125,7 +126,7 @@ def _import(name: str) -> Callable[..., Any]:
             if "" not in sys.path:
                 sys.path.insert(0, "")  # the current folder, where a script's own folder comes first
             module = importlib.import_module(where)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--model {name}: '{where}' cannot be imported: {_first_line(error)}") from error
     if not hasattr(module, attribute):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -141,6 +142,8 @@ def _import_file(path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)  # where dataclasses look for it
+    if (beside := str(path.parent.absolute())) not in sys.path:
+        sys.path.append(beside)  # what it imports from its own folder
     spec.loader.exec_module(module)
     return module
 
@@ -151,10 +154,13 @@ def _check_logits(name: str, model: nnx.Module, shape: tuple[int, ...], num_clas
         logits = nnx.eval_shape(lambda model, image: model(image), model, jax.ShapeDtypeStruct(shape, jnp.float32))
     except Exception as error:
         raise UserError(f"--model {name} cannot take images of {images}: {_first_line(error)}") from error
-    wanted, got = (shape[0], num_classes), getattr(logits, "shape", type(logits).__name__)
-    require(got == wanted, f"--model {name} must make logits of shape {wanted} from 2 images of {images}, got {got}.")
+    n = shape[0]
+    wanted, got = (n, num_classes), getattr(logits, "shape", type(logits).__name__)
+    require(got == wanted, f"--model {name} must make logits of shape {wanted} from {n} images of {images}, got {got}.")
+    dtype = logits.dtype
+    require(jnp.issubdtype(dtype, jnp.floating), f"--model {name} must make logits of a floating type, got {dtype}.")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return f"{type(error).__name__}{': ' if text else ''}{text}."
