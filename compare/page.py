@@ -143,7 +143,7 @@ def answer(comparison: Comparison, error: Sequence[Found]) -> dict[str, str]:
         rest = [each for each in others if each is not first]
     elif len(verdicts["worse"]) == len(others):
         short = f"No: every method raises test error, {from_base}."
-        long, rest = f"With {n} paired seeds. ", others
+        long, rest = f"Over {n} paired seeds: ", others
     else:
         short = "Not that these runs could show."
         long = f"No method lowers test error {from_base} by more than chance may, with {n} paired seeds. "
