@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from compare import planar
 from compare.settings import Comparison, label
@@ -232,6 +233,8 @@ class Figures:
                     axes.set(title=title, xlabel="epoch")
                     axes.xaxis.get_major_locator().set_params(integer=True)
             panel[0].set_yscale("log")
+            for set_formatter in (panel[0].yaxis.set_major_formatter, panel[0].yaxis.set_minor_formatter):
+                set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 20, not 2 x 10^1
             panel[1].set_ylim(0, None)
             panel[1].legend(fontsize=9)
             for axes in panel:

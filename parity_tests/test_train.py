@@ -69,7 +69,9 @@ def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
     leaves, leaves_again = (jax.tree.leaves(nnx.to_pure_dict(nnx.state(m))) for m in (model, again))
     assert len(leaves) == len(leaves_again) > 20
     assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(leaves, leaves_again, strict=True))
-    assert (tmp_path / "digits-manifold-0" / "metrics.json").read_bytes() == (out / "first" / "metrics.json").read_bytes()
+    assert (tmp_path / "digits-manifold-0" / "metrics.json").read_bytes() == (
+        out / "first" / "metrics.json"
+    ).read_bytes()
 
 
 SHORT = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--devices", "1"]
