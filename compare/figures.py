@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogFormatter
 
 from compare import planar
 from compare.settings import Comparison, label
@@ -234,7 +234,7 @@ class Figures:
                     axes.xaxis.get_major_locator().set_params(integer=True)
             panel[0].set_yscale("log")
             for set_formatter in (panel[0].yaxis.set_major_formatter, panel[0].yaxis.set_minor_formatter):
-                set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 20, not 2 x 10^1
+                set_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))  # 20, not 2 x 10^1; few where decades are many
             panel[1].set_ylim(0, None)
             panel[1].legend(fontsize=9)
             for axes in panel:
