@@ -291,7 +291,10 @@ def test_other_images_or_labels_are_not_gone_on_with(data_dir, tmp_path, digits,
 
 
 def test_ctrl_c_before_training_ends_without_a_traceback(data_dir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupted)
     assert train.main([*SHORT, "--data-dir", data_dir, "--out", str(tmp_path)]) == 128 + signal.SIGINT
     assert capsys.readouterr().err == "train.py: stopped by SIGINT, outside of training.\n"
 
