@@ -119,10 +119,10 @@ def at(fastai, layer, layers):
     return dataclasses.replace(fastai.mix(), layer=jnp.int32(list(layers).index(layer)), layers=tuple(layers))
 
 
-FULL_WIDTH = ("resnet18", "xresnet18")  # half a minute each, with the long tests
+DEEP = ("preact_resnet18", "resnet18", "xresnet18")  # up to half a minute each, with the long tests
 SLOW = (pytest.mark.long, pytest.mark.ladder)
 CASES = [
-    pytest.param(name, dtype, marks=SLOW if name in FULL_WIDTH else ())
+    pytest.param(name, dtype, marks=SLOW if name in DEEP else ())
     for name in MODELS
     for dtype in (np.float32, np.float64)
 ]
