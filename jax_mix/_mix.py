@@ -336,7 +336,7 @@ def _check_box_form(box: Any, partner: Any) -> None:
     whole = np.ndim(box) and jnp.issubdtype(jnp.result_type(box), jnp.integer)
     if not whole or np.shape(box) not in ((4,), (*np.shape(partner), 4)):
         n = np.shape(partner)[0] if np.ndim(partner) else "batch"
-        told = shown(box if np.ndim(box) == 0 else np.shape(box) if not is_concrete(box) else np.asarray(box).tolist())
+        told = shown(np.asarray(box).tolist() if is_concrete(box) else np.shape(box))
         raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [{n}, 4], got {told}.")
 
 

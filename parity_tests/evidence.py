@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+import pytest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Comparison:
     ulps: float | None = None
 
 
+SLOW = (pytest.mark.long, pytest.mark.ladder)  # of a case that the long tests run, and the report
 comparisons: list[Comparison] = []
 results: dict[str, Any] = {}  # larger things, by name
 

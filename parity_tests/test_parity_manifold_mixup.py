@@ -23,6 +23,7 @@ from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat, 
 from flax import nnx
 
 import jax_mix
+from parity_tests.evidence import SLOW
 from parity_tests.tolerances import assert_close
 from parity_tests.twins import (
     MODELS,
@@ -120,7 +121,6 @@ def at(fastai, layer, layers):
 
 
 DEEP = ("preact_resnet18", "resnet18", "xresnet18")  # up to half a minute each, with the long tests
-SLOW = (pytest.mark.long, pytest.mark.ladder)
 CASES = [
     pytest.param(name, dtype, marks=SLOW if name in DEEP else ())
     for name in MODELS

@@ -67,10 +67,9 @@ def test_every_other_combination_equals_in_float64(digits, float64, mix, optimiz
     check_in_float64(digits, mix, optimizer, schedule)
 
 
-SLOW = (pytest.mark.long, pytest.mark.ladder)
-
-
-@pytest.mark.parametrize("mix", [pytest.param(m, marks=SLOW if m in ("none", "mixup") else ()) for m in CALLBACKS])
+@pytest.mark.parametrize(
+    "mix", [pytest.param(m, marks=evidence.SLOW if m in ("none", "mixup") else ()) for m in CALLBACKS]
+)
 def test_in_float32_we_part_no_faster_than_pytorch_from_itself(digits, mix):
     shared = setup(digits, np.float32, mix)
     theirs = fastai_trajectory(shared)

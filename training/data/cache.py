@@ -130,12 +130,11 @@ def _decode(source: Source, split: str, folder: Path | None) -> Examples:
             f"with {classes} classes, labels are 0 to {classes - 1}."
         )
     if read < n:  # some were broken, and left out
-        empty = sorted(set(range(classes)) - set(labels.tolist()))
-        require(
-            not empty,
-            f"--dataset {name} has no image of class {source.class_names[empty[0] if empty else 0]} that can be read "
-            f"in its split {split!r}.",
-        )
+        if empty := set(range(classes)) - set(labels.tolist()):
+            raise UserError(
+                f"--dataset {name} has no image of class {source.class_names[min(empty)]} that can be read "
+                f"in its split {split!r}."
+            )
         shorter = _empty(folder, f"{split}_shorter", (read, *images.shape[1:]))
         shorter[:] = images[:read]
         if folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,7 +62,7 @@ class Dataset:
     name: str
     class_names: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Other images, labels or classes have another, in all likelihood; reading no image."""
         digest = hashlib.sha256(json.dumps([self.class_names, list(self.train.image.shape)]).encode())

@@ -60,12 +60,11 @@ def open_folder(path: str, *, image_size: int | None, test_fraction: float, brok
         only = sorted(files["train"].keys() ^ files["test"].keys())
         require(not only, f"--dataset {path}: class {', '.join(only)} is in only one of {train.name} and {names}.")
     else:
-        split = train if train and any(each.is_dir() for each in train.iterdir()) else None
-        require(
-            split is None,
-            f"--dataset {path} has a folder {train and train.name} with folders of its own, but none for the test: "
-            f"call that {', '.join(_TEST_NAMES[:-1])} or {_TEST_NAMES[-1]}.",
-        )
+        if train and any(each.is_dir() for each in train.iterdir()):
+            raise UserError(
+                f"--dataset {path} has a folder {train.name} with folders of its own, but none for the test: "
+                f"call that {', '.join(_TEST_NAMES[:-1])} or {_TEST_NAMES[-1]}."
+            )
         files = _split(path, _classes(path, root), test_fraction)
     class_names = tuple(sorted(files["train"]))
     found = ", ".join(class_names) or "none"
