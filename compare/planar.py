@@ -72,7 +72,7 @@ def _measure(problem: str, method: Any, seeds: int) -> dict[str, Any]:
     x, y = (jnp.asarray(np.stack(arrays)) for arrays in zip(*train, strict=True))
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds, dtype=jnp.uint32))
     seen = jnp.asarray(np.concatenate([fresh, grid()]))
-    logits = np.asarray(_train_and_predict(method, _STEPS, keys, x, y, seen))
+    logits = np.asarray(_train_and_predict(method, _STEPS, keys, _initial(keys), x, y, seen))
     on_fresh, on_grid = logits[:, :_FRESH], jax.nn.softmax(logits[:, _FRESH:])
     return {
         "error": np.mean(on_fresh.argmax(-1) != label, axis=1).tolist(),
@@ -81,17 +81,32 @@ def _measure(problem: str, method: Any, seeds: int) -> dict[str, Any]:
     }
 
 
+def _network(rngs: nnx.Rngs) -> nnx.Module:
+    return MLP(2, 2, image_size=(1, 1), hidden=(64, 64, 64), rngs=rngs)
+
+
+@jax.jit  # apart from the training, for all methods to share the program
+@jax.vmap
+def _initial(key: Key[Array, ""]) -> Any:
+    return nnx.state(_network(nnx.Rngs(key)))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-@functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0, None))
+@functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0, 0, None))
 def _train_and_predict(
-    method: Any, steps: int, key: Key[Array, ""], x: Float[Array, "n 2"], label: Any, seen: Float[Array, "m 2"]
+    method: Any,
+    steps: int,
+    key: Key[Array, ""],
+    params: Any,
+    x: Float[Array, "n 2"],
+    label: Any,
+    seen: Float[Array, "m 2"],
 ) -> Float[Array, "m 2"]:
     def image(points: Float[Array, "n 2"]) -> Float[Array, "n 1 1 2"]:
         return points[:, None, None, :]
 
-    model = MLP(2, 2, image_size=(1, 1), hidden=(64, 64, 64), rngs=nnx.Rngs(key))
     optimizer = optax.adam(optax.cosine_decay_schedule(0.01, steps))
-    graphdef, params = nnx.split(model)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: _network(nnx.Rngs(0))))
 
     def step(state: Any, key: Key[Array, ""]) -> tuple[Any, None]:
         params, moments = state

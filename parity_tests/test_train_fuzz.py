@@ -94,7 +94,7 @@ def test_no_traceback_reaches_the_user(monkeypatch, tmp_path, digits, given_flag
         check(patch, tmp_path, digits, [word for flag in given_flags for word in flag])
 
 
-@often(max_examples=200)
+@often(max_examples=100)
 @given(flags(Comparison), st.booleans())
 def test_no_traceback_of_a_comparison_reaches_the_user(monkeypatch, tmp_path, digits, given_flags, quick):
     with monkeypatch.context() as patch:

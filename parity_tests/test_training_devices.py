@@ -92,7 +92,9 @@ def collectives(method, axis_type, digits, **recipe):
     """Those of a whole training step on a batch that is split over eight devices, as compiled."""
     mesh = jax.make_mesh((8,), ("batch",), (axis_type,))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    learner = train.make_learner(train.Config(ema=0.9), PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0)), 10)
+    learner = train.make_learner(
+        train.Config(ema=0.9), PreActResNet(1, 10, blocks=(1, 1), width=4, rngs=nnx.Rngs(0)), 10
+    )
     graphdef, state = nnx.split(learner)
     batch = data.Examples(*(data.from_host(a[:64], devices.split(mesh)) for a in digits.train))
     normalize = jax.device_put(digits.normalize, everywhere)
@@ -127,7 +129,7 @@ def test_parts_of_a_batch_stay_on_their_devices(digits):
 
 def test_as_many_labels_as_images(digits):
     """Evaluation on several devices, whose number does not divide that of the test images."""
-    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
+    model = PreActResNet(1, 10, blocks=(1, 1), width=4, rngs=nnx.Rngs(0))
     shardings = devices.split(devices.make_mesh(7)), None
     on_seven, on_one = (train.evaluate(nnx.clone(model), digits, sharding) for sharding in shardings)
     np.testing.assert_allclose(list(on_seven.values()), list(on_one.values()), rtol=1e-4)

@@ -15,6 +15,7 @@ from training.models import (
     MLP,
     PreActResNet,
     ViT,
+    initializers,
     preact_resnet18,
     resnet18,
     resnet34,
@@ -32,6 +33,18 @@ def outputs(model, image):
 
 def automatic(model, image):
     return jax_mix.ManifoldMixup(0.4).bind(model, image).layers
+
+
+def traced(make, image):
+    """Both of a large network: its weights are traced, not drawn."""
+    found = []
+
+    def look():
+        model = make()
+        found.extend((outputs(model, image), automatic(model, image)))
+
+    jax.eval_shape(look)
+    return found
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (32, 3)])
@@ -54,11 +67,10 @@ def test_stages_and_shapes(size, channels):
     ],
 )
 def test_stages_of_the_deep_resnets(make, shapes):
-    model = make(3, 10, rngs=RNGS)
     image = jax.ShapeDtypeStruct((2, 64, 40, 3), jnp.float32)
-    found = outputs(model, image)
+    found, chosen = traced(lambda: make(3, 10, rngs=nnx.Rngs(0)), image)
     assert {name: found[name] for name in shapes} == {name: (2, *shape) for name, shape in shapes.items()}
-    assert automatic(model, image) == tuple(f"layer{k}.layers.{i}" for k in (1, 2, 3, 4) for i in (0, 1))
+    assert chosen == tuple(f"layer{k}.layers.{i}" for k in (1, 2, 3, 4) for i in (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +113,20 @@ def test_a_vit_that_does_not_fit_is_refused():
         ViT(3, 10, image_size=(8, 8), width=8, heads=3, rngs=RNGS)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 1, 16), (3, 3, 6, 5), (7, 7, 3, 8), (1, 1, 16, 32), (64, 10)])
+@pytest.mark.parametrize(
+    ("ours", "flax"),
+    [
+        (initializers.lecun_normal, nnx.initializers.lecun_normal()),
+        (initializers.kaiming_normal, nnx.initializers.variance_scaling(2.0, "fan_in", "normal")),
+        (initializers.kaiming_normal_fan_out, nnx.initializers.variance_scaling(2.0, "fan_out", "normal")),
+    ],
+)
+def test_initial_weights_are_flaxs_to_the_last_bit(ours, flax, shape):
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(ours(key, shape), flax(key, shape, jnp.float32))
+
+
 def test_the_residual_networks_start_as_torchvisions_and_fastais():
     """Spread of a convolution's weights: 2 over what goes out (torchvision), over what comes in (fastai)."""
     theirs, ours = resnet18(3, 10, rngs=RNGS), xresnet18(3, 10, rngs=RNGS)
@@ -136,9 +162,10 @@ def make(name, size=(8, 8), **others):
 
 @pytest.mark.parametrize(("name", "size"), [(name, (10, 6)) for name in models.NAMES] + [("vit", (7, 28))])
 def test_every_name_makes_a_model_with_its_layers(name, size):
-    width = None if name in ("xresnet18", "mlp") else 8
-    model = models.make(name, **ARGUMENTS | {"image_size": size, "width": width})
-    shapes = outputs(model, jax.ShapeDtypeStruct((2, *size, 1), jnp.float32))
+    def make():
+        return models.make(name, in_channels=1, num_classes=10, image_size=size, rngs=nnx.Rngs(0))
+
+    shapes, _ = traced(make, jax.ShapeDtypeStruct((2, *size, 1), jnp.float32))
     layers = models.default_layers(name)
     assert len(layers) == 2
     assert set(layers) <= shapes.keys()

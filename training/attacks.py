@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from training.data import Normalize
+from training.evaluation import predict
 from training.steps import cross_entropy
 
 if TYPE_CHECKING:
@@ -107,12 +108,16 @@ def errors(
     """
     image, label = np.asarray(image, np.float32), np.asarray(label, np.int32)
     n, wrong = len(label), np.zeros((2, len(radii)))
+    if 0 in radii:  # there is nothing to attack
+        wrong[:, radii.index(0)] = np.sum(np.argmax(predict(model, normalize, image), axis=-1) != label)
     size = min(batch_size, n)
     for start in range(0, n, size):
         index = np.arange(start, start + size)
         counts = index < n  # the last batch is filled up: one shape, one compilation
         index = np.minimum(index, n - 1)
         for i, radius in enumerate(radii):
+            if radius == 0:
+                continue
             key = jax.random.fold_in(jax.random.key(0), start)
             found = _wrong(model, normalize, key, image[index], label[index], radius, peak=peak, steps=steps)
             wrong[:, i] += (np.asarray(found) & counts).sum(1)

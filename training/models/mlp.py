@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 
+from training.models.initializers import lecun_normal
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 class MLP(nnx.Module):
     """Linear layers with ReLU between them, on the image as one vector.
 
-    Shapes: hidden.0, hidden.1, ...: `[batch, hidden[i]]`, before the ReLU.
+    Shapes: hidden.0, hidden.1, ...: `[batch, hidden[i]]`, after the ReLU.
 
     Args:
       in_channels: channels of the images.
@@ -38,7 +40,7 @@ class MLP(nnx.Module):
     ) -> None:
         sizes = (image_size[0] * image_size[1] * in_channels, *hidden)
         self.hidden = nnx.List([Hidden(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
-        self.head = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
+        self.head = nnx.Linear(sizes[-1], num_classes, kernel_init=lecun_normal, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = image.reshape(image.shape[0], -1)

@@ -10,12 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from training.convolution import conv_general_dilated
+from training.models.initializers import kaiming_normal, kaiming_normal_fan_out, lecun_normal
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
-
-_HE_IN = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")  # torch's kaiming_normal_
-_HE_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class PreActResNet(nnx.Module):
@@ -51,7 +49,7 @@ class PreActResNet(nnx.Module):
         self.stages = _add_stages(self, PreActBlock, blocks, stem_width, width, rngs=rngs)
         channels = width * 2 ** (len(blocks) - 1)
         self.norm = _norm(channels, rngs=rngs)
-        self.head = nnx.Linear(channels, num_classes, rngs=rngs)
+        self.head = nnx.Linear(channels, num_classes, kernel_init=lecun_normal, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = self.stem(image)
@@ -122,10 +120,10 @@ class ResNet(nnx.Module):
     ) -> None:
         block = block or BasicBlock
         first = width * block.expansion
-        self.conv1 = _conv(in_channels, width, kernel=7, stride=2, init=_HE_OUT, rngs=rngs)
+        self.conv1 = _conv(in_channels, width, kernel=7, stride=2, init=kaiming_normal_fan_out, rngs=rngs)
         self.bn1 = _norm(width, rngs=rngs)
         self.stages = _add_stages(self, block, blocks, width, first, rngs=rngs)
-        self.fc = nnx.Linear(first * 2 ** (len(blocks) - 1), num_classes, rngs=rngs)
+        self.fc = nnx.Linear(first * 2 ** (len(blocks) - 1), num_classes, kernel_init=lecun_normal, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = _max_pool(nnx.relu(self.bn1(self.conv1(image))))
@@ -155,9 +153,9 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> None:
-        self.conv1 = _conv(in_channels, out_channels, stride=stride, init=_HE_OUT, rngs=rngs)
+        self.conv1 = _conv(in_channels, out_channels, stride=stride, init=kaiming_normal_fan_out, rngs=rngs)
         self.bn1 = _norm(out_channels, rngs=rngs)
-        self.conv2 = _conv(out_channels, out_channels, init=_HE_OUT, rngs=rngs)
+        self.conv2 = _conv(out_channels, out_channels, init=kaiming_normal_fan_out, rngs=rngs)
         self.bn2 = _norm(out_channels, rngs=rngs)
         self.downsample = _downsample(in_channels, out_channels, stride, rngs=rngs)
 
@@ -177,11 +175,11 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> None:
         channels = out_channels // self.expansion
-        self.conv1 = _conv(in_channels, channels, kernel=1, init=_HE_OUT, rngs=rngs)
+        self.conv1 = _conv(in_channels, channels, kernel=1, init=kaiming_normal_fan_out, rngs=rngs)
         self.bn1 = _norm(channels, rngs=rngs)
-        self.conv2 = _conv(channels, channels, stride=stride, init=_HE_OUT, rngs=rngs)
+        self.conv2 = _conv(channels, channels, stride=stride, init=kaiming_normal_fan_out, rngs=rngs)
         self.bn2 = _norm(channels, rngs=rngs)
-        self.conv3 = _conv(channels, out_channels, kernel=1, init=_HE_OUT, rngs=rngs)
+        self.conv3 = _conv(channels, out_channels, kernel=1, init=kaiming_normal_fan_out, rngs=rngs)
         self.bn3 = _norm(out_channels, rngs=rngs)
         self.downsample = _downsample(in_channels, out_channels, stride, rngs=rngs)
 
@@ -195,7 +193,7 @@ class Bottleneck(nnx.Module):
 def _downsample(in_channels: int, out_channels: int, stride: int, *, rngs: nnx.Rngs) -> nnx.Sequential | None:
     if stride == 1 and in_channels == out_channels:
         return None
-    conv = _conv(in_channels, out_channels, kernel=1, stride=stride, init=_HE_OUT, rngs=rngs)
+    conv = _conv(in_channels, out_channels, kernel=1, stride=stride, init=kaiming_normal_fan_out, rngs=rngs)
     return nnx.Sequential(conv, _norm(out_channels, rngs=rngs))
 
 
@@ -221,7 +219,7 @@ class XResNet(nnx.Module):
         sizes = itertools.pairwise((in_channels, 32, 32, 64))
         self.stem = nnx.Sequential(*(ConvLayer(*s, stride=1 + (i == 0), rngs=rngs) for i, s in enumerate(sizes)))
         self.stages = _add_stages(self, ResBlock, blocks, 64, 64, rngs=rngs)
-        self.fc = nnx.Linear(64 * 2 ** (len(blocks) - 1), num_classes, kernel_init=_HE_IN, rngs=rngs)
+        self.fc = nnx.Linear(64 * 2 ** (len(blocks) - 1), num_classes, kernel_init=kaiming_normal, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = _max_pool(self.stem(image))
@@ -268,7 +266,7 @@ class ConvLayer(nnx.Module):
         activate: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
-        self.conv = _conv(in_channels, out_channels, kernel=kernel, stride=stride, init=_HE_IN, rngs=rngs)
+        self.conv = _conv(in_channels, out_channels, kernel=kernel, stride=stride, init=kaiming_normal, rngs=rngs)
         self.norm = _norm(out_channels, rngs=rngs)
         self.activate = activate
 
@@ -301,7 +299,7 @@ def _conv(
     *,
     kernel: int = 3,
     stride: int = 1,
-    init: Any = nnx.initializers.lecun_normal(),  # noqa: B008 - Flax's own default
+    init: nnx.Initializer = lecun_normal,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
     # Explicit padding: "SAME" pads a strided convolution on one side only, PyTorch on both.

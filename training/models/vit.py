@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from training.models.initializers import lecun_normal
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
@@ -57,7 +59,7 @@ class ViT(nnx.Module):
         self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, patches, width)))
         self.blocks = nnx.List([Block(width, heads, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.head = nnx.Linear(width, num_classes, rngs=rngs)
+        self.head = nnx.Linear(width, num_classes, kernel_init=lecun_normal, rngs=rngs)
 
     def __call__(self, image: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         x = self.patch(image)
