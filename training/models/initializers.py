@@ -21,6 +21,7 @@ def variance_scaling(
 
     The numbers are drawn along one axis: of a loop over several short ones, XLA unrolls all.
 
+    >>> import jax
     >>> kernel = variance_scaling(1.0)(jax.random.key(0), (3, 3, 2, 4))
     >>> kernel.shape, kernel.dtype
     ((3, 3, 2, 4), dtype('float32'))
