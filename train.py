@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -281,7 +282,6 @@ def split_seed(config: Config) -> Key[Array, " 5"]:
     return jax.random.split(jax.random.key(config.seed), 5)
 
 
-@nnx.jit(static_argnames="recipe")
 def train_step(
     learner: Learner, key: Key[Array, ""], batch: data.Examples, normalize: Callable[[Any], Any], recipe: Recipe
 ) -> Float[Array, ""]:
@@ -305,6 +305,25 @@ def train_step(
     return loss
 
 
+@functools.partial(jax.jit, static_argnames=("graphdef", "recipe"), donate_argnames="state")
+def pure_step(
+    graphdef: Any,
+    state: Any,
+    key: Key[Array, ""],
+    batch: data.Examples,
+    normalize: Callable[[Any], Any],
+    recipe: Recipe,
+) -> tuple[Any, Float[Array, ""]]:
+    """`train_step` as a function of arrays, jitted: of a learner's `nnx.split`, the new state and the loss.
+
+    `nnx.jit` would walk over the learner's objects at every call, which takes longer than a small network's step. The
+    new state is written where the old one was, which is gone then.
+    """
+    learner = nnx.merge(graphdef, state)
+    loss = train_step(learner, key, batch, normalize, recipe)
+    return nnx.state(learner), loss
+
+
 def loss_and_gradients(
     model: nnx.Module,
     image: Float[Array, "batch height width channels"],
@@ -316,6 +335,7 @@ def loss_and_gradients(
 
     def loss_fn(model: nnx.Module) -> Float[Array, ""]:
         logits = jax_mix.forward(model, image, mix)  # 2. mix
+        nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each step another program
         losses = jax_mix.mixed_loss(cross_entropy(label_smoothing), logits, label, mix)  # 3. loss
         return losses.mean()
 
@@ -365,13 +385,14 @@ def train(
     learner = make_learner(config, model, steps)
     mesh = devices.make_mesh(config.devices)
     split = devices.split(mesh)
-    nnx.update(learner, jax.device_put(nnx.state(learner), devices.everywhere(mesh)))
+    graphdef, state = nnx.split(learner)
+    state = jax.device_put(state, devices.everywhere(mesh), may_alias=False)  # the average starts with the model's own
 
     done, every = 0, config.checkpoint_every or epoch_steps
     history: list[dict[str, float]] = []
     losses: list[Any] = []  # of this epoch so far; on the device, for no step to wait for them
     if checkpoints and config.resume:
-        done, state, saved = checkpoints.restore(nnx.state(learner))
+        done, state, saved = checkpoints.restore(state)
         nnx.update(learner, state)
         history, losses = saved["history"], saved["losses"]
         print("the run is finished: its results are written again" if done == steps else f"from step {done}")
@@ -400,15 +421,17 @@ def train(
             epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
             for batch in itertools.islice(batches, epoch_steps - len(losses)):
                 key = jax.random.fold_in(step_key, done)
-                losses.append(train_step(learner, key, batch, dataset.normalize, epoch_recipe))
+                state, loss = pure_step(graphdef, state, key, batch, dataset.normalize, epoch_recipe)
+                losses.append(loss)
                 done += 1
                 bar.update()
                 stopping = stop.agreed(done)
                 ends, saves = len(losses) == epoch_steps, done % every == 0 or done == steps or stopping is not None
                 if ends or saves:
+                    nnx.update(learner, state)
                     losses = [float(loss) for loss in jax.device_get(losses)]
                     at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
-                    if at is None and not is_finite(nnx.state(learner)):
+                    if at is None and not is_finite(state):
                         at = len(losses) - 1  # of finite loss, and gradients that are not
                     if at is not None:
                         index = data.epoch_batches(order_key, epoch, n, config.batch_size)[at]
@@ -423,7 +446,7 @@ def train(
                     losses = []
                     bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{measured['accuracy']:.2%}")
                 if checkpoints and saves:
-                    checkpoints.save(done, nnx.state(learner), {"history": history, "losses": losses})
+                    checkpoints.save(done, state, {"history": history, "losses": losses})
                 if stopping:
                     raise Stopped(f"stopped at step {done} by {stopping.name}; continue with --resume.", stopping)
     return learner.evaluated, recipe, history

@@ -49,8 +49,7 @@ def step_counts() -> dict[str, float]:
     normalize = data.Normalize(*np.ones((2, 3), np.float32))
 
     def step(state, key, batch):
-        learner = nnx.merge(graphdef, state)
-        return train.train_step(learner, key, batch, normalize, train.Recipe(method)), nnx.state(learner)
+        return train.pure_step(graphdef, state, key, batch, normalize, train.Recipe(method))
 
     # XLA's own convolutions, as on accelerators, counted before anything is compiled.
     forward = jax.jit(lambda state, image: nnx.merge(graphdef, state).model(image))

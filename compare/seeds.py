@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from tqdm.auto import tqdm
 
-from train import Config, Learner, Recipe, make_learner, make_model, make_recipe, split_seed, train_step
+from train import Config, Learner, Recipe, make_learner, make_model, make_recipe, pure_step, split_seed
 from training import data, devices, signals
 from training.errors import Stopped, TrainingFailed
 from training.evaluation import evaluate
@@ -122,10 +122,8 @@ def _epoch(
     def of_seed(state: Any, key: Any, index: Any, label: Any) -> tuple[Any, Any]:
         def one(state: Any, step_and_index: Any) -> tuple[Any, Any]:
             step, rows = step_and_index
-            learner = nnx.merge(graphdef, state)
             batch = data.Examples(image[rows], label[rows])
-            loss = train_step(learner, jax.random.fold_in(key, step), batch, normalize, recipe)
-            return nnx.state(learner), loss
+            return pure_step(graphdef, state, jax.random.fold_in(key, step), batch, normalize, recipe)
 
         return jax.lax.scan(one, state, (steps, index))
 

@@ -208,7 +208,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
     out, _, _ = first_run
     arguments = ["--data-dir", data_dir, "--epochs", "6", "--width", "4", "--out", str(tmp_path), "--name", "first"]
     arguments += ["--devices", "1"]
-    step = train.train_step
+    step = train.pure_step
     calls = []
 
     def stopped(*args):
@@ -217,7 +217,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
             signal.raise_signal(signal.SIGTERM)
         return step(*args)
 
-    monkeypatch.setattr(train, "train_step", stopped)
+    monkeypatch.setattr(train, "pure_step", stopped)
     assert train.main(arguments) == 128 + signal.SIGTERM
     assert capsys.readouterr().err.endswith("train.py: stopped at step 40 by SIGTERM; continue with --resume.\n")
     assert not (tmp_path / "first" / "metrics.json").exists()
@@ -343,6 +343,9 @@ METHODS = {
 }
 
 
+train_step = nnx.jit(train.train_step, static_argnames="recipe")
+
+
 def small_resnet():
     return PreActResNet(1, 10, blocks=(1, 1), width=4, rngs=nnx.Rngs(0))
 
@@ -358,9 +361,7 @@ def test_the_step_exports_for_cpu_gpu_and_tpu(name, digits):
     recipe = train.Recipe(METHODS[name])
 
     def step(state, key, batch):
-        learner = nnx.merge(graphdef, state)
-        loss = train.train_step(learner, key, batch, digits.normalize, recipe)
-        return nnx.state(learner), loss
+        return train.pure_step(graphdef, state, key, batch, digits.normalize, recipe)
 
     arguments = state, jax.random.key(0), batch_of(digits)
     exported = jax.export.export(jax.jit(step), platforms=["cpu", "cuda", "tpu"])(*arguments)
@@ -394,7 +395,7 @@ def test_the_step_is_the_formula(digits):
     copy, initial = nnx.clone(model), nnx.clone(model)
     learner = train.make_learner(train.Config(), model, 10)
     recipe = train.Recipe(method, label_smoothing=0.2)
-    loss = train.train_step(learner, jax.random.key(3), batch, digits.normalize, recipe)
+    loss = train_step(learner, jax.random.key(3), batch, digits.normalize, recipe)
 
     expected, _ = by_hand(copy, batch, jax.random.key(3), method, 0.2, digits.normalize)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -410,7 +411,7 @@ def test_accumulated_gradients_are_the_mean_over_the_parts(digits):
     copy = nnx.clone(model)
     config = train.Config(optimizer="sgd", schedule="constant", learning_rate=1.0, weight_decay=0.0)
     learner = train.make_learner(config, model, 10)
-    loss = train.train_step(learner, jax.random.key(3), batch, digits.normalize, train.Recipe(method, accumulate=2))
+    loss = train_step(learner, jax.random.key(3), batch, digits.normalize, train.Recipe(method, accumulate=2))
 
     before = np.asarray(copy.stem.kernel[...])
     losses, grads = [], []
@@ -429,7 +430,7 @@ def test_averaged_weights_are_evaluated(digits):
     learner = train.make_learner(train.Config(ema=0.5), model, 10)
     expected = {"kernel": np.asarray(model.head.kernel[...]), "mean": np.asarray(model.norm.mean[...])}
     for step in range(1, 13):
-        train.train_step(learner, jax.random.key(step), batch_of(digits), digits.normalize, train.Recipe(ema=0.5))
+        train_step(learner, jax.random.key(step), batch_of(digits), digits.normalize, train.Recipe(ema=0.5))
         kept = min(0.5, (1 + step) / (10 + step))
         for name, value in {"kernel": model.head.kernel, "mean": model.norm.mean}.items():
             expected[name] = kept * expected[name] + (1 - kept) * np.asarray(value[...])
@@ -437,6 +438,41 @@ def test_averaged_weights_are_evaluated(digits):
     np.testing.assert_allclose(learner.average.head.kernel[...], expected["kernel"], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(learner.average.norm.mean[...], expected["mean"], rtol=1e-5, atol=1e-7)
     assert not np.allclose(learner.average.head.kernel[...], model.head.kernel[...], rtol=1e-3)
+
+
+SOWS = """
+from flax import nnx
+
+class Sows(nnx.Module):
+    def __init__(self, num_classes, *, image_size, rngs):
+        self.block = nnx.Linear(image_size[0] * image_size[1], 8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.head = nnx.Linear(8, num_classes, rngs=rngs)
+
+    def __call__(self, image):
+        hidden = nnx.relu(self.block(image.reshape(image.shape[0], -1)))
+        self.sow(nnx.Intermediate, "hidden", hidden)
+        return self.head(self.dropout(hidden))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")  # Flax would have it in nnx.capture
+@pytest.mark.parametrize("flags", [[], ["--ema", "0.9", "--accumulate", "2"]])
+def test_a_model_that_sows_has_one_program(flags, data_dir, tmp_path):
+    (tmp_path / "own.py").write_text(SOWS)
+    where = ["--model", f"{tmp_path / 'own.py'}:Sows", "--layers", "block", "--data-dir", data_dir]
+    where += ["--out", str(tmp_path), "--train-images", "256", "--devices", "1"]
+    before = train.pure_step._cache_size()
+    assert train.main([*where, "--epochs", "2", *flags]) == 0
+    assert train.pure_step._cache_size() == before + 1
+
+
+def test_a_step_writes_over_the_old_state(digits):
+    """So that weights and momentum are in memory once."""
+    graphdef, state = nnx.split(train.make_learner(train.Config(), small_resnet(), 10))
+    new, _ = train.pure_step(graphdef, state, jax.random.key(0), batch_of(digits), digits.normalize, train.Recipe())
+    assert all(array.is_deleted() for array in jax.tree.leaves(state) if array.ndim > 0)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
 def test_alpha_changes_as_fastais_cosine():

@@ -101,8 +101,7 @@ def collectives(method, axis_type, digits, **recipe):
     recipe = train.Recipe(method, ema=0.9, augment="none", **recipe)
 
     def step(state, key, batch, normalize):
-        learner = nnx.merge(graphdef, state)
-        return train.train_step(learner, key, batch, normalize, recipe), nnx.state(learner)
+        return train.pure_step(graphdef, state, key, batch, normalize, recipe)
 
     with jax.set_mesh(mesh):
         arguments = jax.device_put(state, everywhere), jax.random.key(0), batch, normalize

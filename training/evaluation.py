@@ -114,6 +114,7 @@ def _correct(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Floa
 @nnx.jit(static_argnames="everywhere")
 def _logits(model: Any, normalize: Normalize, image: Any, everywhere: NamedSharding) -> Float[Array, "batch classes"]:
     logits = model(normalize(image)).astype(jnp.float32)
+    nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each batch another program
     return jax.lax.with_sharding_constraint(logits, everywhere)  # every process gets all of them
 
 
