@@ -142,7 +142,9 @@ class Cells:
         found: Record = {"reliability": {k: np.asarray(v).tolist() for k, v in reliability._asdict().items()}}
         if clean:
             radii = (0.0, *self._comparison.radii)
-            adversarial = attacks.errors(model, dataset.normalize, some.image, some.label, radii, peak=peak)
+            adversarial = attacks.errors(
+                model, dataset.normalize, some.image, some.label, radii, peak=peak, sharding=self._sharding
+            )
             found["adversarial"] = {"radius": radii, "images": len(some.label), **adversarial}
             found["corrupted"] = {
                 name: {

@@ -1,15 +1,5 @@
 """Settings for every test, strict promotion and several devices, set before JAX starts; and the digits."""
 
-import os
-import tempfile
-
-# What one test has compiled, the others, and the processes that they start, read: half of the time goes into compiling.
-if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has its parent's
-    _compiled = tempfile.TemporaryDirectory(prefix="jax_mix-compiled-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
 import jax
 import pytest
 

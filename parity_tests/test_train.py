@@ -20,6 +20,7 @@ from flax import nnx
 import jax_mix
 import train
 from training import data
+from training.errors import UserError
 from training.models import PreActResNet
 
 ROOT = Path(__file__).parent.parent
@@ -440,7 +441,7 @@ def test_averaged_weights_are_evaluated(digits):
     assert not np.allclose(learner.average.head.kernel[...], model.head.kernel[...], rtol=1e-3)
 
 
-SOWS = """
+OWN = """
 from flax import nnx
 
 class Sows(nnx.Module):
@@ -456,15 +457,35 @@ class Sows(nnx.Module):
 """
 
 
+@pytest.fixture
+def own(tmp_path):
+    """What `--model` takes for a class of OWN, after its source is changed."""
+
+    def model(name, old="", new=""):
+        (tmp_path / "own.py").write_text(OWN.replace(old, new))
+        return f"{tmp_path / 'own.py'}:{name}"
+
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")  # Flax would have it in nnx.capture
-@pytest.mark.parametrize("flags", [[], ["--ema", "0.9", "--accumulate", "2"]])
-def test_a_model_that_sows_has_one_program(flags, data_dir, tmp_path):
-    (tmp_path / "own.py").write_text(SOWS)
-    where = ["--model", f"{tmp_path / 'own.py'}:Sows", "--layers", "block", "--data-dir", data_dir]
-    where += ["--out", str(tmp_path), "--train-images", "256", "--devices", "1"]
+@pytest.mark.parametrize("flags", [{}, {"ema": 0.9, "accumulate": 2}])
+def test_a_model_that_sows_has_one_program(flags, own, digits):
+    config = train.Config(model=own("Sows"), layers=("block",), epochs=2, train_images=256, devices=1, **flags)
     before = train.pure_step._cache_size()
-    assert train.main([*where, "--epochs", "2", *flags]) == 0
+    model, _, _ = train.train(config, data.take(digits, 256))
     assert train.pure_step._cache_size() == before + 1
+    assert not jax.tree.leaves(nnx.state(model, nnx.Intermediate))  # of the evaluation neither
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+@pytest.mark.parametrize("flags", [{}, {"ema": 0.9, "accumulate": 2}])
+def test_a_model_that_adds_variables_is_told(flags, own, digits):
+    config = train.Config(
+        model=own("Sows", "self.sow(nnx.Intermediate", "self.sow(nnx.Cache"), layers=("block",), **flags
+    )
+    with pytest.raises(UserError, match=r"^--model: its forward pass adds Variables: make them before"):
+        train.train(config, digits)
 
 
 def test_a_step_writes_over_the_old_state(digits):

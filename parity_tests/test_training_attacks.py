@@ -65,13 +65,14 @@ def test_at_radius_0_the_error_is_that_of_clean_images(batch_size):
     rng = np.random.default_rng(0)
     image, label = rng.integers(0, 17, (20, 1, 3, 1), np.uint8), rng.integers(0, 2, 20)
     normalize, model = Normalize(jnp.full(1, 8.0), jnp.full(1, 4.0)), Logistic()
-    found = attacks.errors(model, normalize, image, label, (0.0, 0.05, 1.0), peak=16.0, batch_size=batch_size)
+    found = attacks.errors(model, normalize, image, label, (0.0, 1e-9, 0.05, 1.0), peak=16.0, batch_size=batch_size)
     clean = 1 - float(accuracy(jnp.asarray(predict(model, normalize, image)), jnp.asarray(label)))
     for errors in found.values():
         assert errors[0] == pytest.approx(clean)
+        assert errors[1] == pytest.approx(clean)  # as far as no pixel changes, by the attack's own program
         assert 0.2 < clean < 0.8
         assert errors == sorted(errors)  # of a linear network every step is towards an error
-        assert errors[2] > 0.95  # black pixels may become white
+        assert 0.95 < errors[3] <= 1  # black pixels may become white
 
 
 def test_radii_are_parts_of_the_range_of_pixels():

@@ -36,7 +36,7 @@ def automatic(model, image):
 
 
 def traced(make, image):
-    """Both of a large network: its weights are traced, not drawn."""
+    """`outputs` and `automatic` of a network that is only traced: no weights are drawn."""
     found = []
 
     def look():
@@ -162,10 +162,9 @@ def make(name, size=(8, 8), **others):
 
 @pytest.mark.parametrize(("name", "size"), [(name, (10, 6)) for name in models.NAMES] + [("vit", (7, 28))])
 def test_every_name_makes_a_model_with_its_layers(name, size):
-    def make():
-        return models.make(name, in_channels=1, num_classes=10, image_size=size, rngs=nnx.Rngs(0))
-
-    shapes, _ = traced(make, jax.ShapeDtypeStruct((2, *size, 1), jnp.float32))
+    arguments = ARGUMENTS | {"image_size": size, "width": None if name in ("xresnet18", "mlp") else 8}
+    image = jax.ShapeDtypeStruct((2, *size, 1), jnp.float32)
+    shapes, _ = traced(lambda: models.make(name, **arguments | {"rngs": nnx.Rngs(0)}), image)
     layers = models.default_layers(name)
     assert len(layers) == 2
     assert set(layers) <= shapes.keys()

@@ -19,6 +19,7 @@ from training.evaluation import predict
 from training.steps import cross_entropy
 
 if TYPE_CHECKING:
+    from jax.sharding import NamedSharding
     from jaxtyping import Array, Float, Int, Key
 
     Images = Float[Array, "n height width channels"]
@@ -90,6 +91,7 @@ def errors(
     peak: float,
     steps: int = 10,
     batch_size: int = 250,
+    sharding: NamedSharding | None = None,
 ) -> dict[str, list[float]]:
     """The share of images that a network gets wrong when it is attacked, knowing all of it.
 
@@ -102,14 +104,15 @@ def errors(
       peak: the largest value a pixel may have.
       steps: of PGD.
       batch_size: how many images at once.
+      sharding: of a batch over the devices where the model is; None: it is on one.
 
     Returns:
       `{"fgsm": ..., "pgd": ...}`, an error in [0, 1] for each radius.
     """
     image, label = np.asarray(image, np.float32), np.asarray(label, np.int32)
     n, wrong = len(label), np.zeros((2, len(radii)))
-    if 0 in radii:  # there is nothing to attack
-        wrong[:, radii.index(0)] = np.sum(np.argmax(predict(model, normalize, image), axis=-1) != label)
+    clean: Any = predict(model, normalize, image, sharding)
+    wrong[:, np.equal(radii, 0)] = np.sum(np.argmax(clean, axis=-1) != label)  # there is nothing to attack
     size = min(batch_size, n)
     for start in range(0, n, size):
         index = np.arange(start, start + size)

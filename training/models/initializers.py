@@ -19,7 +19,7 @@ def variance_scaling(
 ) -> nnx.Initializer:
     """`nnx.initializers.variance_scaling`, for kernels `[*window, in, out]` on one device; the same to the last bit.
 
-    The numbers are drawn along one axis: of a loop over several short ones, XLA unrolls all.
+    The numbers are drawn along one axis: XLA's CPU compiler unrolls loops over short ones.
 
     >>> import jax
     >>> kernel = variance_scaling(1.0)(jax.random.key(0), (3, 3, 2, 4))
@@ -34,10 +34,10 @@ def variance_scaling(
     Source: He et al., arXiv:1502.01852, section 2.2; `jax.nn.initializers.variance_scaling`.
     """
 
-    def init(key: Key[Array, ""], shape: Any, dtype: Any = jnp.float32, out_sharding: None = None) -> Any:
+    def init(key: Key[Array, ""], shape: Any, dtype: Any = jnp.float32) -> Any:
         *window, inputs, outputs = shape
         size = math.prod(window) * inputs * outputs
-        others = outputs if mode == "fan_in" else inputs  # the vector's only fan is its length: this many fans
+        others = outputs if mode == "fan_in" else inputs  # the vector's fan is its length, these times the kernel's
         flat: Any = nnx.initializers.variance_scaling(scale * others, "fan_in", distribution, in_axis=0, out_axis=())
         return flat(key, (size,), dtype).reshape(shape)
 
