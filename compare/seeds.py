@@ -1,7 +1,7 @@
 """Several seeds trained as one: their networks are stacked, and each step is taken by all of them, under vmap.
 
-Small steps of matrix products are two to three times as fast so; convolutions are not, on CPU even slower: under vmap each
-network has filters of its own, and XLA's convolutions in groups are slow. benchmarks/seeds.py measures it.
+Small steps of matrix products are two to three times as fast so; convolutions are not, on CPU even slower: under vmap
+each network has filters of its own, and XLA's convolutions in groups are slow. benchmarks/seeds.py measures it.
 """
 
 from __future__ import annotations
