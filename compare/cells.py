@@ -41,7 +41,7 @@ class Cells:
         self._sharding = devices.split(devices.make_mesh(comparison.devices))
         n = len(dataset.test.label)
         chosen = np.random.default_rng(0).permutation(n)[: comparison.attacked]  # of a folder they come by class
-        self._attacked = data.Examples(*(array[np.sort(chosen)] for array in dataset.test))
+        self._attacked = np.sort(chosen)
 
     def steps(self, cell: Cell) -> int:
         """How many steps a run has."""
@@ -135,17 +135,20 @@ class Cells:
 
     def _measure(self, model: Any, *, clean: bool) -> Record:
         """What the last epoch's network does on test images; if it was trained with right labels, on worse ones too."""
-        dataset, some, peak = self._dataset, self._attacked, self._peak
+        dataset, peak = self._dataset, self._peak
         model.eval()
         logits: Any = evaluation.predict(model, dataset.normalize, dataset.test.image, self._sharding)
         reliability = evaluation.reliability(logits, dataset.test.label)
         found: Record = {"reliability": {k: np.asarray(v).tolist() for k, v in reliability._asdict().items()}}
         if clean:
-            radii = (0.0, *self._comparison.radii)
-            adversarial = attacks.errors(
-                model, dataset.normalize, some.image, some.label, radii, peak=peak, sharding=self._sharding
-            )
-            found["adversarial"] = {"radius": radii, "images": len(some.label), **adversarial}
+            some, radii = data.Examples(*(array[self._attacked] for array in dataset.test)), self._comparison.radii
+            unharmed = float(np.mean(np.argmax(logits[self._attacked], axis=-1) != some.label))
+            adversarial = attacks.errors(model, dataset.normalize, some.image, some.label, radii, peak=peak)
+            found["adversarial"] = {
+                "radius": (0.0, *radii),
+                "images": len(some.label),
+                **{attack: [unharmed, *errors] for attack, errors in adversarial.items()},
+            }
             found["corrupted"] = {
                 name: {
                     "strength": corruption.strengths,

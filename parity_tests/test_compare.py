@@ -169,6 +169,8 @@ def test_best_and_last_epochs_and_clean_images(compared):
         ece = np.abs(gaps * record["reliability"]["number"]).sum() / 360
         assert ece == pytest.approx(record["history"][-1]["ece"], rel=1e-4)
         assert ("adversarial" in record) == (record["noise"] == 0)
+        if record["noise"] == 0:
+            assert record["adversarial"]["fgsm"][0] == record["adversarial"]["pgd"][0]  # radius 0
 
 
 def _name(line):

@@ -471,7 +471,7 @@ def own(tmp_path):
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")  # Flax would have it in nnx.capture
 @pytest.mark.parametrize("flags", [{}, {"ema": 0.9, "accumulate": 2}])
 def test_a_model_that_sows_has_one_program(flags, own, digits):
-    config = train.Config(model=own("Sows"), layers=("block",), epochs=2, train_images=256, devices=1, **flags)
+    config = train.Config(model=own("Sows"), layers=("block",), epochs=2, devices=1, **flags)
     before = train.pure_step._cache_size()
     model, _, _ = train.train(config, data.take(digits, 256))
     assert train.pure_step._cache_size() == before + 1

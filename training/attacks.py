@@ -15,11 +15,9 @@ import numpy as np
 from flax import nnx
 
 from training.data import Normalize
-from training.evaluation import predict
 from training.steps import cross_entropy
 
 if TYPE_CHECKING:
-    from jax.sharding import NamedSharding
     from jaxtyping import Array, Float, Int, Key
 
     Images = Float[Array, "n height width channels"]
@@ -91,7 +89,6 @@ def errors(
     peak: float,
     steps: int = 10,
     batch_size: int = 250,
-    sharding: NamedSharding | None = None,
 ) -> dict[str, list[float]]:
     """The share of images that a network gets wrong when it is attacked, knowing all of it.
 
@@ -104,23 +101,18 @@ def errors(
       peak: the largest value a pixel may have.
       steps: of PGD.
       batch_size: how many images at once.
-      sharding: of a batch over the devices where the model is; None: it is on one.
 
     Returns:
       `{"fgsm": ..., "pgd": ...}`, an error in [0, 1] for each radius.
     """
     image, label = np.asarray(image, np.float32), np.asarray(label, np.int32)
     n, wrong = len(label), np.zeros((2, len(radii)))
-    clean: Any = predict(model, normalize, image, sharding)
-    wrong[:, np.equal(radii, 0)] = np.sum(np.argmax(clean, axis=-1) != label)  # there is nothing to attack
     size = min(batch_size, n)
     for start in range(0, n, size):
         index = np.arange(start, start + size)
         counts = index < n  # the last batch is filled up: one shape, one compilation
         index = np.minimum(index, n - 1)
         for i, radius in enumerate(radii):
-            if radius == 0:
-                continue
             key = jax.random.fold_in(jax.random.key(0), start)
             found = _wrong(model, normalize, key, image[index], label[index], radius, peak=peak, steps=steps)
             wrong[:, i] += (np.asarray(found) & counts).sum(1)
