@@ -16,8 +16,8 @@ import torch
 from flax import nnx
 
 from benchmarks.measuring import save, side_by_side, summary
+from jax_mix.training.models import preact_resnet18
 from torch_ref import models
-from training.models import preact_resnet18
 
 ROUNDS = 15
 SIZES = {16: 64, 32: 64, 64: 32}  # width: batch

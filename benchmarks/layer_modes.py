@@ -18,7 +18,7 @@ from flax import nnx
 
 import jax_mix
 from benchmarks.measuring import save, side_by_side, summary
-from training.models import PreActResNet
+from jax_mix.training.models import PreActResNet
 
 BATCH, WIDTH, ROUNDS = 64, 16, 15
 LAYERS = ("layer1", "layer2")

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from training.environment import environment
+from jax_mix.compare.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 

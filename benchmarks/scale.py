@@ -19,9 +19,11 @@ import numpy as np
 from flax import nnx
 
 import jax_mix
-import train
 from benchmarks.measuring import save, summary
-from training import data, devices, models
+from jax_mix.training import data, devices, models
+from jax_mix.training.build import make_learner
+from jax_mix.training.config import Config
+from jax_mix.training.step import Recipe, pure_step
 
 BATCH, SIZE, ROUNDS = 128, 32, 9  # of a device
 
@@ -40,7 +42,7 @@ def main() -> None:
 
 def step_counts() -> dict[str, float]:
     mesh = devices.make_mesh(8)
-    learner = train.make_learner(train.Config(), models.preact_resnet18(3, 10, rngs=nnx.Rngs(0)), 10)
+    learner = make_learner(Config(), models.preact_resnet18(3, 10, rngs=nnx.Rngs(0)), 10)
     graphdef, state = nnx.split(learner)
     method = jax_mix.ManifoldMixup(layers=("layer1", "layer2"), groups=8)
     image = jax.ShapeDtypeStruct((8 * BATCH, SIZE, SIZE, 3), np.uint8, sharding=devices.split(mesh))
@@ -49,7 +51,7 @@ def step_counts() -> dict[str, float]:
     normalize = data.Normalize(*np.ones((2, 3), np.float32))
 
     def step(state, key, batch):
-        return train.pure_step(graphdef, state, key, batch, normalize, train.Recipe(method))
+        return pure_step(graphdef, state, key, batch, normalize, Recipe(method))
 
     # XLA's own convolutions, as on accelerators, counted before anything is compiled.
     forward = jax.jit(lambda state, image: nnx.merge(graphdef, state).model(image))

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-import train
 from benchmarks.measuring import save, side_by_side, summary
-from compare.seeds import train_seeds
-from training import data
+from jax_mix.compare.seeds import train_seeds
+from jax_mix.training import data, loop
+from jax_mix.training.build import resolve
+from jax_mix.training.config import Config
 
 SEEDS, ROUNDS, IMAGES = 5, 5, 640
 CASES = {"mlp, 8x8": ("mlp", 8), "mlp, 28x28": ("mlp", 28), "preact_resnet8, 8x8": ("preact_resnet8", 8)}
@@ -33,14 +34,14 @@ def dataset(side: int) -> data.Dataset:
 
 def measure(model: str, side: int) -> dict[str, object]:
     images = dataset(side)
-    config = train.Config(mix="manifold", epochs=3, model=model, devices=1)
-    configs = [train.resolve(dataclasses.replace(config, seed=seed)) for seed in range(SEEDS)]
+    config = Config(mix="manifold", epochs=3, model=model, devices=1)
+    configs = [resolve(dataclasses.replace(config, seed=seed)) for seed in range(SEEDS)]
 
     def one_by_one() -> None:
         with contextlib.redirect_stdout(io.StringIO()), tqdm(disable=True) as progress:
             progress.n, progress.initial = 0, 0
             for each in configs:
-                train.train(each, images, progress=progress)
+                loop.train(each, images, progress=progress)
 
     def together() -> None:
         with tqdm(disable=True) as progress:

@@ -10,8 +10,8 @@ import json
 import re
 from pathlib import Path
 
-from compare.settings import Comparison, label
-from compare.summary import Found, baseline, find
+from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.summary import Found, baseline, find
 
 FOLDER = Path(__file__).parent / "evidence"
 PAGE = Path(__file__).parent / "compare.md"

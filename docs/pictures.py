@@ -15,7 +15,7 @@ from flax import nnx
 from sklearn.datasets import load_sample_image
 
 import jax_mix
-from training.models import PreActResNet
+from jax_mix.training.models import PreActResNet
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -4,10 +4,12 @@
 >>> image, target = jax_mix.mixup(jax.random.key(0), jnp.ones((4, 8, 8, 1)), jnp.eye(4), alpha=0.4)
 """
 
+from jax_mix._forward import forward
 from jax_mix._functional import cutmix, manifold_mixup, mixup
-from jax_mix._intermediates import Layer, LinenMixPoint, MixPoint, forward, list_layers
+from jax_mix._layers import Layer, list_layers
 from jax_mix._methods import CutMix, ManifoldMixup, MixUp
 from jax_mix._mix import Mix, mixed_loss
+from jax_mix._points import LinenMixPoint, MixPoint
 
 __all__ = [
     "CutMix",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jax_mix._checks import check_same_length
-from jax_mix._intermediates import forward
+from jax_mix._forward import forward
 from jax_mix._methods import CutMix, ManifoldMixup, MixUp
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jax_mix import _checks, _intermediates, _sampling
+from jax_mix import _checks, _sampling
+from jax_mix._choosing import choose
+from jax_mix._layers import list_layers
 from jax_mix._mix import INPUT, Mix
 
 if TYPE_CHECKING:
@@ -187,8 +189,8 @@ class ManifoldMixup(_Method):
                     f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
                     "token ids mix at hidden layers only, use_input=False."
                 )
-        found = _intermediates.list_layers(model, *args, variables=variables, **kwargs)
-        return dataclasses.replace(self, layers=_intermediates.choose(model, args[0], found, self.layers))
+        found = list_layers(model, *args, variables=variables, **kwargs)
+        return dataclasses.replace(self, layers=choose(model, args[0], found, self.layers))
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int], *, layer: str | None = None) -> Mix:
         """Draw one batch's lambdas, partners and layer.

@@ -20,7 +20,7 @@ def _cache_of_its_own(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """A TFDS folder in which the digits are prepared."""
-    from training import data  # after the settings above
+    from jax_mix.training import data  # after the settings above
 
     folder = tmp_path_factory.mktemp("tfds")
     data.load("digits", str(folder))
@@ -29,6 +29,6 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits(data_dir):
-    from training import data
+    from jax_mix.training import data
 
     return data.load("digits", data_dir)

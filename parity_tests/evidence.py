@@ -1,4 +1,4 @@
-"""What the tests measured while they ran, kept for `parity_tests.report`."""
+"""What the tests measured while they ran, kept for `parity_tests.parity.report`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 class Comparison:
     """One comparison that held: how far the two sides were apart."""
 
-    test: str  # pytest's name for it: "parity_tests/test_parity_mixup.py::test_...[...]"
+    test: str  # pytest's name for it: "parity_tests/parity/test_mixup.py::test_...[...]"
     tolerance: str  # its row in the table of tolerances
     dtype: str
     largest_absolute: float

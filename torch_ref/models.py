@@ -14,7 +14,7 @@ from torch import nn
 
 
 class PreActBlock(nn.Module):
-    """`training.models.resnets.PreActBlock`. `[batch, in, h, w]` -> `[batch, out, h / stride, w / stride]`."""
+    """`jax_mix.training.models.resnets.PreActBlock`. `[batch, in, h, w]` -> `[batch, out, h / stride, w / stride]`."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """`training.models.PreActResNet`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
+    """`jax_mix.training.models.PreActResNet`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
 
     def __init__(
         self, in_channels: int, num_classes: int, *, blocks: Sequence[int] = (1, 1, 1), width: int = 16
@@ -59,7 +59,7 @@ class PreActResNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """`training.models.MLP`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
+    """`jax_mix.training.models.MLP`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
 
     def __init__(
         self, in_channels: int, num_classes: int, *, image_size: tuple[int, int], hidden: Sequence[int] = (128, 128)
@@ -77,14 +77,14 @@ class MLP(nn.Module):
 
 
 class Hidden(nn.Linear):
-    """`training.models.mlp.Hidden`. `[..., in]` to `[..., out]`."""
+    """`jax_mix.training.models.mlp.Hidden`. `[..., in]` to `[..., out]`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(super().forward(x))
 
 
 class ViT(nn.Module):
-    """`training.models.ViT`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
+    """`jax_mix.training.models.ViT`. `[batch, in_channels, h, w]` -> logits `[batch, num_classes]`."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """`training.models.vit.Block`. `[batch, tokens, width]` -> the same."""
+    """`jax_mix.training.models.vit.Block`. `[batch, tokens, width]` -> the same."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """`training.models.vit.Attention`, by torch's own. `[batch, tokens, width]` -> the same."""
+    """`jax_mix.training.models.vit.Attention`, by torch's own. `[batch, tokens, width]` -> the same."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -1,0 +1,118 @@
+"""Running a model mixed, at the layer that the draw names."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mix._checks import is_concrete
+from jax_mix._layers import in_loop, list_layers, not_found
+from jax_mix._mix import INPUT, Mix, check_mix
+from jax_mix._paths import wanted_paths, with_iteration
+from jax_mix._running import run
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import PyTree
+
+
+def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, variables: Any = None, **kwargs: Any) -> Any:
+    """Run a model in training, mixed where the draw says: at its input, or at one hidden layer.
+
+    The model is not edited: when this returns or raises, it is as `model(x)` would have left it. Works under
+    jit, grad, vmap, scan and remat, with BatchNorm, Dropout and blocks scanned over stacked weights. Only
+    `__call__` counts as running a layer. While it runs, a layer that may be mixed holds one number more beside its
+    weights, which a model that sums over its own parameters would see.
+
+    Args:
+      model: a Flax NNX model, or a Flax Linen module with its `variables`.
+      x: the model's first argument: float arrays in any pytree, batch first.
+      mix: the batch's draw, or None not to mix.
+      *args: the model's further arguments.
+      variables: a Linen model's variables, as `model.apply` takes them.
+      **kwargs: the model's keyword arguments; for Linen those of `model.apply`, say `rngs` and `mutable`.
+
+    Returns:
+      What `model(x, ...)` or `model.apply(variables, x, ...)` returns.
+
+    Raises:
+      TypeError: `model` is no Flax model; `x` is integer.
+      ValueError: a layer is unknown (the nearest names are listed), never runs, or runs in a loop with the same weights
+        each time; the batch is not the draw's.
+
+    Source: Manifold Mixup, arXiv:1806.05236, section 2; ManifoldMixupV2's forward hook, at the first call only.
+
+    >>> import jax, jax.numpy as jnp, jax_mix
+    >>> from flax import nnx
+    >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
+    >>> method = jax_mix.ManifoldMixup(2.0, layers=("layers.0",))
+    >>> mix = method.sample(jax.random.key(0), (16, 4))
+    >>> jax_mix.forward(model, jnp.ones((16, 4)), mix).shape
+    (16, 2)
+    """
+    call = functools.partial(run, model, variables, args, kwargs)
+    if mix is None:
+        return call(x, None, ())
+    check_mix(mix)
+    if not jax.tree.leaves(x):
+        raise ValueError("x holds no array to mix.")
+    if isinstance(mix.layer, str):
+        names: dict[str, int] = {mix.layer: 0}
+        layer: Any = np.int32(0)
+    else:
+        names = {name: k for k, name in enumerate(mix.layers)}
+        layer = mix.layer
+    mix._check_batch(x, "x")
+
+    if INPUT in names:
+        x = _blend_if(layer == names.pop(INPUT), mix, x, INPUT)
+    wanted = wanted_paths(names)
+    seen = set()
+
+    def hook(path: str, _: type, iteration: Any, stacked: int | None, output: Any) -> Any:
+        entries = wanted[path]
+        if stacked is None:
+            hits = [(0, name) for at, name in entries if at is None]
+        else:
+            if any(at is None for at, _ in entries):
+                first = with_iteration(path, path, 0)
+                raise ValueError(
+                    f"layer {path!r} is scanned over {stacked} iterations: name one of them, as {first!r}."
+                )
+            hits = [(at, name) for at, name in entries if at is not None and at < stacked]
+        for at, name in hits:
+            seen.add(name)
+            output = _blend_if(_and(iteration == at, layer == names[name]), mix, output, name)
+        return output
+
+    uncertain: set[str] = set()
+    y = call(x, hook, wanted, uncertain)
+    if uncertain or not seen.issuperset(names):
+        found = list_layers(model, x, *args, variables=variables, **kwargs)
+        for name in names:
+            if name not in seen:
+                raise ValueError(not_found(f"layer {name!r}", name, model, found))
+            if any(layer.looped for layer in found if layer.name == name):
+                raise ValueError(in_loop(f"layer {name!r}"))
+    return y
+
+
+def _and(a: Any, b: Any) -> Any:
+    return a & b if is_concrete(a) and is_concrete(b) else jnp.logical_and(a, b)
+
+
+def _blend_if(active: Any, mix: Mix, x: Any, name: str) -> Any:
+    """`mix.blend(x)` where `active`, decided now if it can be known now."""
+    if is_concrete(active):
+        if not active:
+            return x
+        active = None
+    try:
+        return mix.blend(x) if active is None else jax.lax.cond(active, mix.blend, lambda x: x, x)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"(jax_mix: while mixing at {name!r})")
+        raise

@@ -1,0 +1,63 @@
+"""Running a Flax model with some of its modules' outputs going through a hook.
+
+`run` calls an unmodified NNX or Linen model and shows each wanted module's first output to a hook. Two facts
+make the same idea work under remat and scan, whose bodies JAX may trace more than once:
+
+- NNX: a shallow copy of the model shares every Variable; in it, a wanted module's class is a subclass that
+  overrides `__call__` alone. Beside its weights rides a Variable, the iteration: 0, or 0..N-1 if its weights
+  may be stacked, which a scan over them cuts to a number. The first call sets it to -1, so "first call only" is
+  state that JAX's transformations carry, not a Python flag that a second trace would find set.
+- Linen: `intercept_methods` sees each output. The iteration rides among the parameters in the same way, and
+  what was called is a mutable collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from flax import linen, nnx
+
+from jax_mix._running_linen import run_linen
+from jax_mix._running_nnx import run_nnx
+
+# (path, module type, iteration now, number of stacked iterations or None, output) -> output
+Hook = Callable[[str, type, Any, int | None, Any], Any]
+
+
+def run(
+    model: Any,
+    variables: Any,
+    args: Any,
+    kwargs: Any,
+    x: Any,
+    hook: Hook | None,
+    paths: Collection[str] | None,
+    uncertain: set[str] | None = None,
+) -> Any:
+    """Call the model on `x`; the first output of each module in `paths` (None: of every one) goes through `hook`.
+
+    To `uncertain` are added those whose call could not be noted where the next iteration of a loop would see it.
+    """
+    uncertain = set() if uncertain is None else uncertain
+    if isinstance(model, nnx.Module):
+        if variables is not None:
+            raise TypeError("variables is for Linen models; an NNX model holds its own.")
+        if hook is None or (paths is not None and not paths):
+            return model(x, *args, **kwargs)  # type: ignore[operator]
+        return run_nnx(model, args, kwargs, x, hook, paths, uncertain)
+    if isinstance(model, linen.Module):
+        if variables is None or model.scope is not None:
+            raise TypeError(
+                "a Linen model is passed unbound, with its variables: forward(model, x, mix, variables=variables)."
+            )
+        if hook is None or (paths is not None and not paths):
+            return model.apply(variables, x, *args, **kwargs)
+        return run_linen(model, variables, args, kwargs, x, hook, paths, uncertain)
+    raise TypeError(
+        f"model must be a Flax NNX model, or a Flax Linen module with variables=..., got {type(model).__name__}."
+    )
+
+
+def fresh(value: Any) -> Any:
+    return nnx.clone(value) if isinstance(value, nnx.Pytree) else value

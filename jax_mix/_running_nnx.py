@@ -1,0 +1,120 @@
+"""Running an NNX model with some of its modules' outputs going through a hook."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flax import errors, nnx
+
+from jax_mix._checks import is_concrete
+from jax_mix._iterations import ITERATION, iterations, shared_length, warn_called_again
+
+if TYPE_CHECKING:
+    from jax_mix._running import Hook
+
+_POINT = "jax_mix_point"
+
+
+def run_nnx(
+    model: nnx.Module,
+    args: Any,
+    kwargs: Any,
+    x: Any,
+    hook: Hook,
+    paths: Collection[str] | None,
+    uncertain: set[str],
+) -> Any:
+    copy = nnx.clone(model, variables=False)  # new modules, the same Variables
+    originals = dict(nnx.iter_modules(model))
+    copies = dict(nnx.iter_modules(copy))
+    points = []
+    for path, module in copies.items():
+        name = ".".join(map(str, path))
+        if not path or not callable(module) or (paths is not None and name not in paths):
+            continue
+        if isinstance(module, nnx.bridge.ToNNX):  # takes all its attributes for the Linen module's variables
+            continue
+        kind, length = _nnx_iteration(copies, path)
+        point = _Point(name, hook, length)
+        setattr(module, _POINT, point)
+        setattr(module, ITERATION, kind(iterations(length)))
+        points.append((module, point))
+        object.__setattr__(module, "__class__", _mixing(type(module)))
+    before = {path: dict(vars(module)) for path, module in copies.items()}
+    try:
+        y = copy(x, *args, **kwargs)  # type: ignore[operator]
+    finally:
+        for _, point in points:
+            point.hook = None  # a compilation cache may keep the point: it must not keep the tracers
+    for module, point in points:
+        value = getattr(module, ITERATION).get_value()
+        if point.called and is_concrete(value) and np.all(np.asarray(value) >= 0):
+            uncertain.add(point.path)
+    original_of = {id(copies[path]): original for path, original in originals.items()}
+    for path, module in copies.items():  # attributes that the forward pass set, sown Variables among them
+        for attribute, value in vars(module).items():
+            changed = before[path].get(attribute, _Point) is not value
+            if changed and attribute not in (_POINT, ITERATION) and not attribute.startswith("_pytree__"):
+                setattr(originals[path], attribute, original_of.get(id(value), value))
+    return y
+
+
+def _nnx_iteration(modules: dict[Any, nnx.Module], path: tuple[Any, ...]) -> tuple[type[nnx.Variable], int | None]:
+    """The Variable type for a module's iteration, and the length its weights may be stacked to.
+
+    Both are those of its own Variables, or for a module without any, of the nearest module around it: a scan
+    that cuts those cuts the iteration too.
+    """
+    for end in range(len(path), -1, -1):
+        if (module := modules.get(path[:end])) is None:
+            continue
+        variables = [v for _, v in nnx.iter_graph(module) if isinstance(v, nnx.Variable)]
+        variables = [v for v in variables if not isinstance(v, nnx.RngState) and hasattr(v.get_value(), "shape")]
+        if variables:
+            return type(variables[0]), shared_length([v.get_value().shape for v in variables])
+    return nnx.Variable, None
+
+
+@dataclasses.dataclass(eq=False)  # a static attribute of the module, one of its kind: caches must not mix up two calls
+class _Point:
+    path: str
+    hook: Hook | None
+    length: int | None
+    called: bool = False
+
+    def __call__(self, module: nnx.Module, output: Any) -> Any:
+        variable = getattr(module, ITERATION)
+        value = variable.get_value()
+        value = np.asarray(value) if is_concrete(value) else value  # jax.numpy's operations would be traced inside jit
+        stacked = self.length if self.length is not None and np.ndim(value) == 0 else None
+        iteration = value if np.ndim(value) == 0 else value[0]
+        if is_concrete(iteration) and iteration < 0:
+            warn_called_again(self.path)
+            return output
+        assert self.hook is not None, "a mixed module was kept after its forward pass and called again"
+        self.called = True
+        output = self.hook(self.path, type(module).__mro__[1], iteration, stacked, output)
+        with contextlib.suppress(errors.TraceContextError):  # inside a bare jax transform that only reads the module
+            variable.set_value(np.full(np.shape(value), -1, np.int32))
+        return output
+
+
+@functools.cache
+def _mixing(cls: type[nnx.Module]) -> type[nnx.Module]:
+    """A subclass of `cls` whose calls go through its point: `isinstance` and attributes stay as they were."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, _POINT)(self, cls.__call__(self, *args, **kwargs))  # type: ignore[operator]
+
+    body = {
+        "__call__": __call__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    return type(cls)(cls.__name__, (cls,), body, pytree=cls._pytree__is_pytree)  # type: ignore[call-arg, attr-defined, misc]

@@ -1,0 +1,174 @@
+"""Training the runs of a comparison and measuring their networks; each leaves a file, and is never made twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from jax_mix.compare import attacks
+from jax_mix.compare.corruptions import CORRUPTIONS, corrupt
+from jax_mix.compare.environment import environment
+from jax_mix.compare.seeds import train_seeds
+from jax_mix.compare.settings import Cell, Comparison
+from jax_mix.training import data, devices, evaluation
+from jax_mix.training.build import described, resolve, split_seed
+from jax_mix.training.checkpoints import Checkpoints, differences
+from jax_mix.training.config import MAY_DIFFER
+from jax_mix.training.errors import TrainingFailed, UserError
+from jax_mix.training.files import write_json
+from jax_mix.training.loop import train
+
+Record = dict[str, Any]  # what is in a run's file
+
+
+class Cells:
+    """The runs of a comparison, in a folder.
+
+    Args:
+      folder: where their files are or will be.
+      comparison: what is compared.
+      dataset: with all its labels right.
+    """
+
+    def __init__(self, folder: Path, comparison: Comparison, dataset: data.Dataset) -> None:
+        self._folder, self._comparison, self._dataset = folder, comparison, dataset
+        self._peak = float(dataset.train.image.max())
+        self._sharding = devices.split(devices.make_mesh(comparison.devices))
+        n = len(dataset.test.label)
+        chosen = np.random.default_rng(0).permutation(n)[: comparison.attacked]  # of a folder they come by class
+        self._attacked = np.sort(chosen)
+
+    def steps(self, cell: Cell) -> int:
+        """How many steps a run has."""
+        return cell.config.epochs * (len(self._dataset.train.label) // cell.config.batch_size)
+
+    def read(self, cell: Cell) -> Record | None:
+        """What is known of a run; None if it has not been made.
+
+        Raises:
+          UserError: it was made with another config, or its file cannot be read.
+        """
+        path = self._path(cell)
+        if not path.exists():
+            return None
+        try:
+            record = json.loads(path.read_text())
+            saved = record["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"--name: cannot read '{path}' ({error}): delete it, to train it once more.") from error
+        told = differences(saved, self._config(cell), MAY_DIFFER)
+        if told:
+            raise UserError(f"--name: '{path}' was made with {told}: give this comparison another --name.")
+        return record
+
+    def make(self, cell: Cell, progress: tqdm[Any]) -> Record:
+        """Train and measure one run, or go on where that was cut off; then its file is there.
+
+        Raises:
+          Stopped: a signal came; a checkpoint is kept.
+        """
+        config, start = resolve(cell.config), time.perf_counter()
+        unfinished = self._folder / cell.name
+        depends_on = described(config, self._dataset)
+        with Checkpoints(unfinished / "checkpoints", depends_on, may_differ=MAY_DIFFER) as checkpoints:
+            config = dataclasses.replace(config, resume=bool(checkpoints.steps))
+            try:
+                model, _, history = train(config, self._data(cell), checkpoints, progress=progress)
+            except TrainingFailed as error:
+                result = failed(error)
+            else:
+                result = self._measured(cell, model, history)
+        record = self.keep(cell, result, time.perf_counter() - start)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return record
+
+    def make_together(self, cells: Sequence[Cell], progress: tqdm[Any]) -> list[Record]:
+        """Train runs that differ in their seed alone as one, and measure each; then their files are there.
+
+        Raises:
+          Stopped: a signal came; nothing is kept of these runs.
+        """
+        start = time.perf_counter()
+        trained = train_seeds([resolve(cell.config) for cell in cells], [self._data(cell) for cell in cells], progress)
+        of_each = (time.perf_counter() - start) / len(cells)
+        records = []
+        for cell, found in zip(cells, trained, strict=True):
+            start = time.perf_counter()
+            result = failed(found) if isinstance(found, TrainingFailed) else self._measured(cell, *found)
+            records.append(self.keep(cell, result, of_each + time.perf_counter() - start))
+        return records
+
+    def keep(self, cell: Cell, result: Record, seconds: float) -> Record:
+        """Write what is known of a run to its file, and give it back."""
+        record = {
+            "method": cell.method,
+            "noise": cell.noise,
+            "seed": cell.seed,
+            **result,
+            "seconds": round(seconds, 2),
+            "environment": environment(),
+            "config": self._config(cell),
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._path(cell), record)
+        return record
+
+    def _data(self, cell: Cell) -> data.Dataset:
+        return data.corrupt_labels(self._dataset, cell.noise, split_seed(cell.config)[4])
+
+    def _path(self, cell: Cell) -> Path:
+        return self._folder / f"{cell.name}.json"
+
+    def _config(self, cell: Cell) -> Record:
+        """All that a run's file depends on, as JSON has it."""
+        values = described(resolve(cell.config), self._dataset)
+        measured = {name: getattr(self._comparison, name) for name in ("radii", "attacked")}
+        return json.loads(json.dumps(values | measured))
+
+    def _measured(self, cell: Cell, model: Any, history: Any) -> Record:
+        return {"status": "finished", "history": history, **self._measure(model, clean=cell.noise == 0)}
+
+    def _measure(self, model: Any, *, clean: bool) -> Record:
+        """What the last epoch's network does on test images; if it was trained with right labels, on worse ones too."""
+        dataset, peak = self._dataset, self._peak
+        model.eval()
+        logits: Any = evaluation.predict(model, dataset.normalize, dataset.test.image, self._sharding)
+        reliability = evaluation.reliability(logits, dataset.test.label)
+        found: Record = {"reliability": {k: np.asarray(v).tolist() for k, v in reliability._asdict().items()}}
+        if clean:
+            some, radii = data.Examples(*(array[self._attacked] for array in dataset.test)), self._comparison.radii
+            unharmed = float(np.mean(np.argmax(logits[self._attacked], axis=-1) != some.label))
+            adversarial = attacks.errors(model, dataset.normalize, some.image, some.label, radii, peak=peak)
+            found["adversarial"] = {
+                "radius": (0.0, *radii),
+                "images": len(some.label),
+                **{attack: [unharmed, *errors] for attack, errors in adversarial.items()},
+            }
+            found["corrupted"] = {
+                name: {
+                    "strength": corruption.strengths,
+                    "error": [
+                        self._error(model, corrupt(name, some.image, strength, peak=peak), some.label)
+                        for strength in corruption.strengths
+                    ],
+                }
+                for name, corruption in CORRUPTIONS.items()
+            }
+        return found
+
+    def _error(self, model: Any, image: Any, label: Any) -> float:
+        logits: Any = evaluation.predict(model, self._dataset.normalize, image, self._sharding)
+        return 1 - float(evaluation.accuracy(logits, label))
+
+
+def failed(reason: object) -> Record:
+    """What is known of a run that did not end well."""
+    return {"status": "failed", "reason": str(reason)}

@@ -1,0 +1,36 @@
+"""What trains: data, networks, the step and its loop, and what a run leaves. It needs the extra "train".
+
+| asked                                  | answered in                                                          |
+|----------------------------------------|----------------------------------------------------------------------|
+| which flags are there, what may be given | `config.py`, with `checks.py` and `flags.py`, the command line      |
+| what is made of them                   | `build.py`: the model, the method, the optimizer                      |
+| what a step does: draw, mix, loss      | `step.py`, with `methods.py`, `losses.py`, `averaging.py`             |
+| what happens when                      | `loop.py`, with `evaluation.py`, `signals.py`, `failed_step.py`       |
+| what is written                        | `run.py`, with `checkpoints.py`, `logs.py`, `plots.py`, `files.py`    |
+"""
+
+import importlib.util
+
+# What is imported here and in `jax_mix.compare`, but is not among jax_mix's own dependencies.
+NEEDED = (
+    "optax",
+    "orbax",
+    "tensorflow_datasets",
+    "array_record",
+    "grain",
+    "tensorboard",
+    "PIL",
+    "importlib_resources",
+    "sklearn",
+    "matplotlib",
+    "tqdm",
+    "tyro",
+    "scipy",
+    "jinja2",
+)
+if _missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    raise ModuleNotFoundError(
+        f"jax_mix.training needs the packages of the extra train, of which there is no {', '.join(_missing)}: "
+        "pip install 'jax_mix[train]', in a clone pip install -c constraints.txt -e '.[train]'.",
+        name=_missing[0],
+    )

@@ -1,0 +1,127 @@
+"""What a config names, made: data set, model, recipe, optimizer, keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jax_mix
+from jax_mix.training import data, devices, models, optimizers
+from jax_mix.training.config import Config
+from jax_mix.training.errors import UserError, require
+from jax_mix.training.methods import METHODS
+from jax_mix.training.step import Learner, Recipe
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Key
+
+
+def resolve(config: Config) -> Config:
+    """`config` with the numbers that were left open: alpha and groups.
+
+    Raises:
+      UserError: the batch cannot be split over the devices.
+    """
+    count = devices.make_mesh(config.devices).size
+    part = config.batch_size // config.accumulate
+    require(
+        part % count == 0,
+        f"--batch-size must be a multiple of {config.accumulate * count}, the {count} devices times --accumulate "
+        f"{config.accumulate}, got {config.batch_size}; or use fewer --devices.",
+    )
+    if config.mix == "none":
+        return config
+    alpha = METHODS[config.mix]().alpha if config.alpha is None else config.alpha
+    return dataclasses.replace(config, alpha=alpha, mix_groups=config.mix_groups or count)
+
+
+def load(config: Config) -> data.Dataset:
+    """The data set that `config` names, with as many training images and as wrong labels as it says.
+
+    Raises:
+      UserError: it cannot be used.
+    """
+    dataset = data.load(
+        config.dataset,
+        config.data_dir,
+        image_size=config.image_size,
+        test_fraction=config.test_fraction,
+        broken_images=config.broken_images,
+        cache_dir=config.cache_dir,
+    )
+    if config.train_images is not None:
+        dataset = data.take(dataset, config.train_images)
+    return data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
+
+
+def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
+    """All that a run depends on: its config, with the data set told by what is in it as well."""
+    n = len(dataset.train.label)
+    return dataclasses.asdict(config) | {"dataset": f"{config.dataset} ({n} images, {dataset.fingerprint})"}
+
+
+def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Module:
+    """The network that `config` names, for the images of `dataset`.
+
+    Raises:
+      UserError: there is no such network, or it cannot be used.
+    """
+    _, height, width, in_channels = dataset.train.image.shape
+    model = models.make(
+        config.model,
+        in_channels=in_channels,
+        num_classes=len(dataset.class_names),
+        image_size=(height, width),
+        width=config.width,
+        rngs=rngs,
+    )
+    if config.dtype != "float32":
+        models.set_dtype(model, jnp.dtype(config.dtype))
+    model.train()
+    return model
+
+
+def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps: int) -> Recipe:
+    """The recipe that `config` names, for a run of `steps`; Manifold Mixup's layers are looked up in the model.
+
+    Raises:
+      UserError: a layer is not in the model.
+    """
+    same = {name: getattr(config, name) for name in ("alpha_end", "augment", "label_smoothing", "accumulate", "ema")}
+    if config.mix == "none":
+        return Recipe(steps=steps, **same)
+    given = {"alpha": config.alpha, "groups": config.mix_groups}
+    method = METHODS[config.mix](**{name: value for name, value in given.items() if value is not None})
+    if isinstance(method, jax_mix.ManifoldMixup):
+        layers = models.default_layers(config.model) if config.layers is None else config.layers
+        image = jax.ShapeDtypeStruct((2, *dataset.train.image.shape[1:]), np.float32)
+        try:
+            method = dataclasses.replace(method, layers=layers).bind(model, image)
+        except ValueError as error:
+            where = "--" if str(error).startswith("layers ") else "--mix manifold: "
+            raise UserError(f"{where}{error}") from error
+    return Recipe(method, steps=steps, **same)
+
+
+def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:
+    """The model with the optimizer and schedule that `config` names, for a run of `steps`."""
+    transformation = optimizers.make(
+        config.optimizer,
+        config.schedule,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        steps=steps,
+        milestones=config.milestones,
+    )
+    optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
+    return Learner(model, optimizer, None if config.ema is None else nnx.clone(model))
+
+
+def split_seed(config: Config) -> Key[Array, " 5"]:
+    """Keys for the model's weights, the order of images, the steps, the picture of a mixed batch, and label noise."""
+    return jax.random.split(jax.random.key(config.seed), 5)

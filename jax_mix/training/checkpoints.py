@@ -1,0 +1,321 @@
+"""Checkpoints of a run: written while it trains, whole or not at all, and checked before they are used.
+
+Orbax writes and reads the arrays. What it does not notice is checked here: a changed byte, another dtype.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jax_mix.training.errors import UserError, require
+from jax_mix.training.files import check_writable
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
+
+_CHECKSUMS = "SHA256SUMS"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a checkpoint's name until all is written
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own.
+
+    Each is a folder named by its step, with a pytree of arrays, the run's config and its history. With several
+    processes (`jax.distributed`), every process makes this object and calls its methods, on a folder they all see.
+
+    >>> import tempfile, jax.numpy as jnp
+    >>> folder, config = Path(tempfile.mkdtemp()) / "checkpoints", {"batch_size": 64}
+    >>> with Checkpoints(folder, config) as checkpoints:
+    ...     checkpoints.save(100, {"weight": jnp.ones(3)}, [{"epoch": 1, "loss": 0.5}])
+    >>> with Checkpoints(folder, config) as checkpoints:
+    ...     checkpoints.restore({"weight": jnp.zeros(3)})
+    (100, {'weight': Array([1., 1., 1.], dtype=float32)}, [{'epoch': 1, 'loss': 0.5}])
+
+    Args:
+      folder: where they are or will be; made when first needed.
+      config: what the run depends on, anything that JSON can hold. A run of another config cannot be continued.
+      keep: how many are kept, the newest; two, for one to be left if the newest is damaged.
+      may_differ: keys of `config` that may be another when the run is continued, such as where it writes to.
+
+    Raises:
+      UserError: the folder cannot be written; or, on leaving, the last checkpoint could not be saved.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], *, keep: int = 2, may_differ: Collection[str] = ()
+    ) -> None:
+        check_writable(folder)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax logs, at length, what it also raises
+        self.folder = folder.absolute()
+        self._config = json.loads(json.dumps(config))  # as it will be read: no tuples
+        self._may_differ = frozenset(may_differ)
+        self._step = 0  # of the last save
+        self._failure: str | None = None  # of the last save
+        self._to_delete: list[int] = []
+        self._keep = keep
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if "_manager" in vars(self):
+            self._wait()
+            self._manager.close()
+        if self._failure and error is None:
+            raise UserError(self._failure)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints there are, ascending."""
+        if not self.folder.is_dir():
+            return []
+        self._wait()
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, history: Any) -> None:
+        """Save a checkpoint: the arrays are copied now, and written by a thread while training goes on.
+
+        If a save fails, say because the disk is full, the next one says so on stderr, and training goes on: the older
+        checkpoints are kept, and the next may find room again.
+
+        Args:
+          step: how many steps are done, more than at any checkpoint there is.
+          state: pytree of arrays, typed keys among them, such as `nnx.state((model, optimizer))`.
+          history: anything that JSON can hold.
+        """
+        self._wait()
+        while self._to_delete:
+            self._manager.delete(self._to_delete.pop())
+        self._step, self._failure = step, None
+        run = {"config": self._config, "history": history, "arrays": _describe(state)}
+        run = json.loads(json.dumps(run))  # a copy: the run may append to its history before the thread is through
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            self._fail(error)
+
+    def restore(self, state_like: Any) -> tuple[int, Any, Any]:
+        """Read the newest checkpoint that is not damaged; stderr names the damaged ones, which are kept aside.
+
+        Args:
+          state_like: pytree of arrays, or of `jax.ShapeDtypeStruct` with a sharding: what to restore, and on which
+            devices, which need not be those it was saved from.
+
+        Returns:
+          Step, state and history, as they were saved, in dtypes too.
+
+        Raises:
+          UserError: there is no checkpoint, or only damaged ones; or it is of another config, or of other arrays.
+        """
+        require(bool(self.steps), f"--resume: there is no checkpoint in '{self.folder}'.")
+        step, run = self._newest()
+        self._check_config(run["config"])
+        self._check_arrays(run["arrays"], _describe(state_like))
+        target = _with_dtypes(state_like, run["arrays"])
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return step, self._manager.restore(step, args=items).state, run["history"]
+
+    def start_anew(self, finished: Callable[[Any, Any], bool]) -> None:
+        """The next save deletes the checkpoints there are, which must be those of a finished run.
+
+        Args:
+          finished: whether a run is, given its config and history.
+
+        Raises:
+          UserError: it is not, or all checkpoints are damaged.
+        """
+        if self.steps:
+            step, run = self._newest()
+            require(
+                finished(run["config"], run["history"]),
+                f"--name: '{self.folder}' has the checkpoint of step {step} of a run that is not finished: "
+                "continue it with --resume, give this one another --name, or delete the folder.",
+            )
+            self._to_delete = self.steps
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made when first used, and so the folder: nothing is left of a run that ends before."""
+        if jax.process_index() == 0:  # Orbax would wait with this until the next save, for which a disk may be too full
+            for left_by_a_killed_or_failed_save in self.folder.glob("*" + _UNFINISHED):
+                shutil.rmtree(left_by_a_killed_or_failed_save, ignore_errors=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep,
+            save_root_metadata=False,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def _wait(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever Orbax's threads met
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        number = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's, after much text
+        code = int(number[1]) if number else getattr(error, "errno", None)
+        reason = os.strerror(code) if code else textwrap.shorten(str(error), 200)
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        del self._manager  # it would raise the error again at the next save
+        steps = self.steps
+        self._failure = f"the checkpoint of step {self._step} could not be saved in '{self.folder}' ({reason}); " + (
+            f"that of step {steps[-1]} is kept." if steps else "there is none yet."
+        )
+        if jax.process_count() > 1:  # the others wait for this one, and would for long
+            raise UserError(self._failure) from error
+        print(self._failure, file=sys.stderr)
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this, on process 0, when all files are written, just before a rename makes them a checkpoint."""
+        folder = self.folder / f"{self._step}{_UNFINISHED}"
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(_checksums(folder).items())]
+        (folder / _CHECKSUMS).write_text("".join(lines))
+
+    def _newest(self) -> tuple[int, dict[str, Any]]:
+        """The newest checkpoint that is not damaged: its step and what it has besides arrays.
+
+        Process 0 looks, and renames newer ones, which are damaged.
+        """
+        steps = self.steps[::-1]
+        newest, damaged = -1, {}
+        for step in steps if jax.process_index() == 0 else []:
+            reason = _damage(self.folder / str(step))
+            if reason is None:
+                newest = step
+                break
+            damaged[step] = reason
+        for step, reason in damaged.items():
+            # Renamed, as the run will save that step again; if none is whole, none will.
+            then = f"; now '{self._set_aside(step)}', step {newest} is used" if newest >= 0 else ""
+            print(f"the checkpoint '{self.folder / str(step)}' is damaged: {reason}{then}.", file=sys.stderr)
+        newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+        require(newest >= 0, f"--name: every checkpoint in '{self.folder}' is damaged: start anew with another --name.")
+        self._manager.reload()
+        items = ocp.args.Composite(run=ocp.args.JsonRestore())
+        return newest, self._manager.restore(newest, args=items).run
+
+    def _set_aside(self, step: int) -> str:
+        path = self.folder / str(step)
+        names = (path.with_name(f"{step}.damaged{i}") for i in itertools.count(1))
+        return path.rename(next(name for name in names if not name.exists())).name
+
+    def _check_config(self, saved: Mapping[str, Any]) -> None:
+        told = differences(saved, self._config, self._may_differ)
+        require(not told, f"--resume: the checkpoint in '{self.folder}' was made with {told}.")
+
+    def _check_arrays(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
+        every = sorted(saved.keys() | wanted.keys())
+        names = [name for name in every if _to_agree(saved.get(name, "")) != _to_agree(wanted.get(name, ""))]
+        if names:
+            there, here = (arrays.get(names[0], "missing") for arrays in (saved, wanted))
+            raise UserError(
+                f"--resume: the checkpoint in '{self.folder}' is of another model or optimizer: {names[0]} is {there} "
+                f"there and {here} here; so differ {len(names)} of {len(every)} arrays."
+            )
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Collection[str] = ()) -> str:
+    """Which values of a saved config are not those wanted, in words; "" if there are none.
+
+    >>> differences({"epochs": 20, "seed": 1}, {"epochs": 5, "seed": 1})
+    '--epochs 20; now it is 5'
+
+    Args:
+      saved, wanted: names and values, as JSON has them.
+      may_differ: names that are not looked at.
+    """
+    names = [name for name in sorted(saved.keys() | wanted.keys()) if name not in may_differ]
+    names = [name for name in names if saved.get(name) != wanted.get(name)]
+    was = ", ".join(f"--{name.replace('_', '-')} {_shown(saved.get(name))}" for name in names)
+    now = " and ".join(_shown(wanted.get(name)) for name in names)
+    return f"{was}; now {'it is' if len(names) == 1 else 'they are'} {now}" if names else ""
+
+
+@jax.jit
+def is_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether all floating-point numbers in a pytree of arrays are finite. bool `[]`."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    """The name of each array, and its dtype and shape: "float32[3, 4]"."""
+    return {_name(path): f"{a.dtype}{list(a.shape)}" for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _to_agree(array: str) -> str:
+    """What of an array's dtype and shape must be the same: the shape, and of keys all.
+
+    optax makes some states float32 in the first step, those of bfloat16 parameters, so a new state has other dtypes.
+    """
+    return array if array.startswith("key") else array[array.find("[") :]
+
+
+def _with_dtypes(like: Any, saved: Mapping[str, str]) -> Any:
+    """`like` with the dtypes that were saved, because Orbax would round to those of `like`."""
+
+    def leaf(path: Any, a: Any) -> Any:
+        dtype = saved[_name(path)].partition("[")[0]
+        if str(a.dtype) == dtype:
+            return a
+        return jax.ShapeDtypeStruct(a.shape, jnp.dtype(dtype), sharding=a.sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in the folders of a checkpoint; those beside them change later, and are not needed."""
+    digests = {}
+    for path in folder.glob("*/**/*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None if every file is as it was written."""
+    try:
+        lines = (folder / _CHECKSUMS).read_text(errors="replace").splitlines()
+        found = _checksums(folder)
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted(written.keys() | found.keys()):
+        if written.get(name) != found.get(name):
+            return f"{name} is " + ("missing" if name not in found else f"not as {_CHECKSUMS} says")
+    return None
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

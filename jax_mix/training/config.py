@@ -1,0 +1,192 @@
+"""What a run depends on: its flags, in the groups that --help shows.
+
+A new flag is one line: its type, which says what it must be, its default, and a comment, which is its --help. What two
+flags must be together is checked in `Config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from jax_mix.training.checks import POSITIVE, Between0And1, Count, Must, Positive, check_fields, within
+from jax_mix.training.data import AugmentName, BrokenImages, FeedName
+from jax_mix.training.errors import UserError, require
+from jax_mix.training.models import ModelName
+from jax_mix.training.optimizers import OptimizerName, ScheduleName
+
+_MOST = 4 * (os.cpu_count() or 1)  # each is a Python with JAX in it: thousands would fill the memory
+Alpha = Annotated[float, dataclasses.replace(POSITIVE, or_else="; or --mix none")]
+Parts = Annotated[tuple[float, ...], Must("parts between 0 and 1", lambda part: 0 < part < 1)]
+Share = Annotated[float, within(0, 1)]
+ShareLess1 = Annotated[float, Must("0 or more, and less than 1", lambda share: 0 <= share < 1)]
+Decay = Annotated[float, Must("0 or positive, and finite", lambda decay: 0 <= decay < math.inf)]
+Side = Annotated[int, within(1, 4096)]
+Seed = Annotated[int, within(0, 2**32 - 1)]
+Workers = Annotated[int, within(0, _MOST, ", four a core")]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixingFlags:
+    """How batches are mixed."""
+
+    mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
+    alpha: Alpha | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
+    alpha_end: Positive | None = None  # alpha goes there during the run, along half a cosine; None: it stays
+    layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: as the model has it
+    mix_off_epochs: int = 0  # how many epochs at the end are not mixed
+    mix_groups: Count | None = None  # groups of a batch that mix among themselves; None: one for each device
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFlags:
+    """The images, and what is done to them before they are mixed."""
+
+    dataset: str = "digits"  # digits, the name of a TFDS set that is in data-dir, or a folder of images, ./photos
+    data_dir: str | None = None  # TFDS's folder; None: TFDS_DATA_DIR or ~/tensorflow_datasets
+    train_images: Count | None = None  # how many of the training images are used, drawn at random; None: all
+    label_noise: Share = 0.0  # share of training labels that are drawn anew, to see what wrong labels do
+    image_size: Side | None = None  # side to which images are resized, and cut square; None: they are of one size
+    test_fraction: Between0And1 = 0.2  # of a folder's images, if it has none for the test
+    broken_images: BrokenImages = "stop"  # what to do about a folder's image that cannot be decoded
+    cache_dir: str | None = None  # where decoded images are kept; None: ~/.cache/jax_mix
+    augment: AugmentName = "shift"  # what is done to training images at random, besides mixing
+    feed: FeedName = "auto"  # device: all images are kept there; grain: they are read as needed; auto: by size
+    workers: Workers = 0  # processes that read images for grain; 0: threads of this one
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimisationFlags:
+    """How the model learns from them."""
+
+    epochs: Count = 20  # passes over the training images
+    batch_size: Count = 64  # images in a step
+    optimizer: OptimizerName = "sgd"  # sgd and adam add weight decay to the gradient, adamw to the step
+    schedule: ScheduleName = "one_cycle"  # of the learning rate; one_cycle: of momentum too
+    milestones: Parts = (0.5, 0.75)  # parts of the run after which step divides the rate by 10
+    learning_rate: Positive = 0.1  # the peak of the schedule
+    weight_decay: Decay = 5e-4  # of convolutions and the head; none for BatchNorm and biases
+    label_smoothing: ShareLess1 = 0.0  # share of each target that is spread over all classes
+    accumulate: Count = 1  # parts of a batch that are computed one after the other, to save memory
+    ema: Between0And1 | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFlags:
+    """The network."""
+
+    # a network's name, or package.module:factory or file.py:factory, one of your own
+    model: ModelName | str = "preact_resnet8"
+    width: Count | None = None  # channels of the network's first stage; None: its own
+    dtype: Literal["float32", "bfloat16"] = "float32"  # what layers compute in; parameters are float32
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """Its random numbers, and where its results go."""
+
+    seed: Seed = 0  # of everything random: the same seed on the same machine gives the same numbers
+    out: str = "runs"  # folder for results
+    name: str | None = None  # the run's folder in out; a finished run there is replaced; None: DATASET-MIX-SEED
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFlags:
+    """What a run that is cut off goes on from."""
+
+    resume: bool = False  # continue the run of that name from its last checkpoint
+    checkpoint_every: Count | None = None  # steps between checkpoints; None: those of an epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceFlags:
+    """What a batch is split over."""
+
+    devices: Count | None = None  # how many the batch is split over; None: all
+    coordinator: str | None = None  # host:port of process 0 when there are several; auto on clusters that JAX knows
+    num_processes: int | None = None  # how many processes --coordinator joins
+    process_id: int | None = None  # which of them this is, from 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(
+    DeviceFlags, CheckpointFlags, RunFlags, ModelFlags, OptimisationFlags, DataFlags, MixingFlags
+):  # fields come from the last base first
+    """What a run depends on."""
+
+    GROUPS: ClassVar[tuple[type, ...]] = (
+        MixingFlags,
+        DataFlags,
+        ModelFlags,
+        OptimisationFlags,
+        RunFlags,
+        CheckpointFlags,
+        DeviceFlags,
+    )
+    HIDDEN: ClassVar[tuple[str, ...]] = ()  # flags that --help does not show
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self._check_mixing()
+        self._check_batch()
+        self._check_data_and_schedule()
+        self._check_processes()
+
+    def _check_mixing(self) -> None:
+        mix, off = self.mix, self.mix_off_epochs
+        if mix == "none":
+            require(self.alpha is None, f"--alpha is {self.alpha}, but --mix none draws no lambda: drop one.")
+            given = {"alpha-end": self.alpha_end, "mix-groups": self.mix_groups, "mix-off-epochs": off or None}
+            for name, value in given.items():
+                require(value is None, f"--{name} is {value}, but --mix none does not mix: drop one of them.")
+        require(0 <= off <= self.epochs, f"--mix-off-epochs must be from 0 to --epochs {self.epochs}, got {off}.")
+        require(self.layers is None or mix == "manifold", f"--layers is only for --mix manifold, got --mix {mix}.")
+
+    def _check_batch(self) -> None:
+        parts, groups = self.accumulate, self.mix_groups
+        require(
+            self.batch_size % parts == 0,
+            f"--accumulate must divide --batch-size {self.batch_size}, got {parts}.",
+        )
+        part = self.batch_size // parts
+        require(
+            part % (groups or 1) == 0,
+            f"--mix-groups must divide the {part} images of a batch, or of its part with --accumulate; got {groups}.",
+        )
+        require(
+            groups in (None, 1) or part // groups >= 2,
+            f"--mix-groups must leave two images or more in each group of {part}, or none has a partner; got {groups}.",
+        )
+
+    def _check_data_and_schedule(self) -> None:
+        require(self.workers == 0 or self.feed != "device", f"--workers is {self.workers}, but --feed device has none.")
+        require(
+            self.schedule == "step" or self.milestones == Config.milestones,
+            f"--milestones is only for --schedule step, got --schedule {self.schedule}.",
+        )
+
+    def _check_processes(self) -> None:
+        count, which = self.num_processes, self.process_id
+        if self.coordinator in (None, "auto"):
+            for name, value in {"num-processes": count, "process-id": which}.items():
+                told = f"--{name} is {value}, but --coordinator is {self.coordinator}: it must be host:port."
+                require(value is None, told)
+            return
+        host_and_port = re.fullmatch(r".+:\d{1,5}", self.coordinator)
+        require(bool(host_and_port), f"--coordinator must be host:port or auto, got {self.coordinator!r}.")
+        if count is None or which is None:
+            missing = "--num-processes" if count is None else "--process-id"
+            raise UserError(f"{missing} must be given with --coordinator {self.coordinator}.")
+        require(count >= 1, f"--num-processes must be at least 1, got {count}.")
+        require(
+            0 <= which < count, f"--process-id must be from 0 to {count - 1} (--num-processes less 1), got {which}."
+        )
+
+
+# What depends on where a run is, and what it is then. Other numbers of devices round otherwise, no more.
+HERE: dict[str, Any] = {"resume": False, **{field.name: field.default for field in dataclasses.fields(DeviceFlags)}}
+OF_EACH_PROCESS = ("process_id", "data_dir", "cache_dir", "feed", "workers", "out")  # of several
+MAY_DIFFER = ("data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", *HERE)

@@ -1,0 +1,161 @@
+"""Decoded images on disk, so that a data set is decoded once; and read from there as memory is, a page at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and_std
+from jax_mix.training.data.source import Source
+from jax_mix.training.errors import UserError, require
+
+_VERSION = 1  # of what is in a cache; another is decoded anew
+
+
+def default_folder() -> Path:
+    """`XDG_CACHE_HOME`/jax_mix, or ~/.cache/jax_mix."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jax_mix"
+
+
+def decoded(source: Source, cache_dir: str | None) -> Dataset:
+    """The data set, from the cache if it is there; else it is decoded, and kept there if that can be written.
+
+    Args:
+      source: where it comes from.
+      cache_dir: the folder of all caches; None: `default_folder()`.
+
+    Raises:
+      UserError: its images differ in size, its labels are not 0 to classes - 1, or a split is empty.
+    """
+    if source.small:
+        return _dataset(source, {split: _decode(source, split, None) for split in source.counts})
+    made_of = json.dumps([_VERSION, source.name, list(source.class_names), source.made_of])
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    everything = Path(cache_dir).expanduser() if cache_dir else default_folder()
+    folder = everything / (re.sub(r"[^\w.-]+", "-", source.name) + "-" + digest)
+    if folder.is_dir():
+        try:
+            return _open(source, folder)
+        except (OSError, ValueError) as error:
+            print(f"the cache '{folder}' is damaged ({error}): it is made anew", file=sys.stderr)
+            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        everything.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=everything))
+    except OSError as error:
+        return _without_cache(source, everything, error)
+    try:
+        dataset = _dataset(source, {split: _decode(source, split, temporary) for split in source.counts})
+        normalize = [np.asarray(a).tolist() for a in (dataset.normalize.mean, dataset.normalize.std)]
+        arrays = {path.name: path.stat().st_size for path in temporary.glob("*.npy")}
+        (temporary / "about.json").write_text(json.dumps({"arrays": arrays, "mean_and_std": normalize}))
+        del dataset
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process has made it just now
+                raise
+        return _open(source, folder)
+    except OSError as error:
+        return _without_cache(source, everything, error)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _without_cache(source: Source, folder: Path, error: OSError) -> Dataset:
+    print(
+        f"--cache-dir: decoded images cannot be kept in '{folder}' ({error.strerror or error}): going on without",
+        file=sys.stderr,
+    )
+    return _dataset(source, {split: _decode(source, split, None) for split in source.counts})
+
+
+def _open(source: Source, folder: Path) -> Dataset:
+    about = json.loads((folder / "about.json").read_text())
+    for name, size in about["arrays"].items():
+        there = (folder / name).stat().st_size
+        if there != size:
+            raise ValueError(f"{name} has {there} bytes, not {size}")
+    splits = {}
+    for split in source.counts:
+        image = np.load(folder / f"{split}_image.npy", mmap_mode="r")
+        splits[split] = Examples(image, np.load(folder / f"{split}_label.npy"))
+    mean, std = (jnp.asarray(a, np.float32) for a in about["mean_and_std"])
+    return Dataset(splits["train"], splits["test"], Normalize(mean, std), source.name, source.class_names)
+
+
+def _dataset(source: Source, splits: dict[str, Examples]) -> Dataset:
+    normalize = Normalize(*mean_and_std(splits["train"].image))
+    return Dataset(splits["train"], splits["test"], normalize, source.name, source.class_names)
+
+
+def _decode(source: Source, split: str, folder: Path | None) -> Examples:
+    """All examples of a split, in memory, or with a `folder` as the files SPLIT_image.npy and SPLIT_label.npy in it."""
+    name, n = source.name, source.counts[split]
+    images: Any = None
+    labels: Any = np.empty(n, np.int64)
+    read = 0
+    with tqdm(total=n, desc=f"reading {name} {split}", unit="image", delay=1, leave=False) as bar:
+        for image, label in source.read(split):
+            if images is None:
+                images = _empty(folder, f"{split}_image", (n, *image.shape))
+            if image.shape != images.shape[1:]:
+                (height, width), (other_height, other_width) = images.shape[1:3], image.shape[:2]
+                raise UserError(
+                    f"--dataset {name} has images of several sizes, say {height}x{width} and "
+                    f"{other_height}x{other_width} pixels: give one to resize them to, such as "
+                    f"--image-size {_near(min(image.shape[:2]))}."
+                )
+            images[read], labels[read] = image, label
+            read += 1
+            bar.update()
+    require(images is not None, f"--dataset {name} has no images in its split {split!r}.")
+    classes = len(source.class_names)
+    labels = labels[:read]
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise UserError(
+            f"--dataset {name} has the label {wrong[0]} in its split {split!r} ({len(wrong)} such labels); "
+            f"with {classes} classes, labels are 0 to {classes - 1}."
+        )
+    if read < n:  # some were broken, and left out
+        if empty := set(range(classes)) - set(labels.tolist()):
+            raise UserError(
+                f"--dataset {name} has no image of class {source.class_names[min(empty)]} that can be read "
+                f"in its split {split!r}."
+            )
+        shorter = _empty(folder, f"{split}_shorter", (read, *images.shape[1:]))
+        shorter[:] = images[:read]
+        if folder:
+            os.replace(folder / f"{split}_shorter.npy", folder / f"{split}_image.npy")
+        images = shorter
+    if folder:
+        images.flush()
+        np.save(folder / f"{split}_label.npy", labels.astype(np.int32))
+    return Examples(images, labels.astype(np.int32))
+
+
+def _empty(folder: Path | None, name: str, shape: tuple[int, ...]) -> Any:
+    if folder is None:
+        return np.empty(shape, np.uint8)
+    size = int(np.prod(shape))
+    free = shutil.disk_usage(folder).free
+    if free < size:  # a memory map finds out when a page is written, and ends the process
+        raise OSError(None, f"it needs {size / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _near(size: int) -> int:
+    """A usual image size not far from `size`."""
+    return min((28, 32, 64, 96, 128, 160, 224, 256), key=lambda usual: abs(usual - size))

@@ -1,0 +1,179 @@
+"""Batches of training images, on the devices: gathered there, or read by Grain's worker processes."""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jax_mix.training.data.dataset import Examples
+from jax_mix.training.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, Key
+
+FeedName = Literal["auto", "device", "grain"]
+# Of a device's memory, how much the images may take; where JAX does not know it, as on CPU, of 8 GiB.
+_SHARE, _UNKNOWN_MEMORY = 0.25, 8 * 2**30
+
+
+def epoch_batches(key: Key[Array, ""], epoch: int, n: int, batch_size: int) -> Int[Array, "steps batch"]:
+    """The indices of an epoch's batches, int32 `[steps, batch]`: a permutation of `n`, less what fills no batch.
+
+    It depends on key and epoch alone. It lies on the host, where a loop over it costs nothing.
+    """
+    order: Any = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), n))
+    return order[: n - n % batch_size].reshape(-1, batch_size)
+
+
+def batches(
+    examples: Examples,
+    key: Key[Array, ""],
+    batch_size: int,
+    *,
+    start: int,
+    stop: int,
+    sharding: NamedSharding,
+    feed: FeedName = "auto",
+    workers: int = 0,
+) -> Generator[Examples]:
+    """The batches of the steps `start` to `stop`, counted from 0 over all epochs, as arrays on the devices.
+
+    Batch `s` is a function of `key` and `s` alone: that of `epoch_batches`, whatever the feed. With several processes
+    every process calls this, and reads no more than its own part of each batch from a feed of "grain".
+
+    Args:
+      examples: training images and labels, on the host.
+      key: of the order.
+      batch_size: of all devices together.
+      start, stop: steps.
+      sharding: of a batch over the devices: its first axis is split.
+      feed: "device": all images are kept on each device, and gathered there; "grain": they are read from the host as
+        they are needed; "auto": "device" if they take no more than a quarter of a device's memory.
+      workers: processes that read for "grain"; 0: threads of this one.
+
+    Yields:
+      Batches: images uint8 `[batch_size, height, width, channels]`, labels int32 `[batch_size]`.
+
+    Raises:
+      UserError: the images do not fit on a device; a worker process failed.
+    """
+    chosen = feed if feed != "auto" else "device" if examples.image.nbytes <= _limit(sharding) else "grain"
+    if chosen == "device":
+        yield from _from_device(examples, key, batch_size, start, stop, sharding)
+    else:
+        yield from _from_grain(examples, key, batch_size, start, stop, sharding, workers)
+
+
+def from_host(array: Any, sharding: NamedSharding) -> Any:
+    """An array that every process has in full, put on the devices, each its part."""
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+
+def _limit(sharding: NamedSharding) -> float:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return _SHARE * stats.get("bytes_limit", _UNKNOWN_MEMORY)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(key_data: bytes, epoch: int, n: int, batch_size: int) -> Any:
+    key = jax.random.wrap_key_data(jnp.asarray(np.frombuffer(key_data, np.uint32)))
+    return epoch_batches(key, epoch, n, batch_size)
+
+
+def _index(key_data: bytes, step: int, n: int, batch_size: int) -> Int[Array, " batch"]:
+    epoch, within = divmod(step, n // batch_size)
+    return _order(key_data, epoch + 1, n, batch_size)[within]
+
+
+def _from_device(
+    examples: Examples, key: Any, batch_size: int, start: int, stop: int, sharding: NamedSharding
+) -> Iterator[Examples]:
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    try:
+        kept = Examples(*(from_host(array, everywhere) for array in examples))
+    except jax.errors.JaxRuntimeError as error:
+        size = f"{examples.image.nbytes / 2**30:.1f} GiB"
+        raise UserError(f"--feed device: {size} of images do not fit on a device: use --feed grain.") from error
+
+    @functools.partial(jax.jit, out_shardings=sharding)
+    def gather(kept: Examples, index: Any) -> Examples:
+        return Examples(*(array[index] for array in kept))
+
+    key_data, n = np.asarray(jax.random.key_data(key)).tobytes(), len(examples.label)
+    for step in range(start, stop):
+        yield gather(kept, from_host(_index(key_data, step, n, batch_size), sharding))
+
+
+class _Steps:
+    """The batches of a whole run by step, as this process's part of each: what Grain calls a random-access source."""
+
+    def __init__(self, examples: Examples, key: Any, batch_size: int, stop: int, process: int, processes: int) -> None:
+        self._examples, self._stop, self._batch_size = examples, stop, batch_size
+        self._key_data = np.asarray(jax.random.key_data(key)).tobytes()
+        part = batch_size // processes
+        self._rows = slice(process * part, (process + 1) * part)
+
+    def __len__(self) -> int:
+        return self._stop
+
+    def __getitem__(self, step: int) -> tuple[Any, Any]:
+        index = _index(self._key_data, step, len(self._examples.label), self._batch_size)[self._rows]
+        return self._examples.image[index], self._examples.label[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process, which opens the file of images anew: pickled, it would be read in full."""
+        image = self._examples.image
+        file = (image.filename, image.offset, image.shape) if isinstance(image, np.memmap) else None
+        examples = self._examples if file is None else self._examples._replace(image=None)
+        return vars(self) | {"_examples": examples, "_file": file}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        file = state.pop("_file")
+        vars(self).update(state)
+        if file:
+            name, offset, shape = file
+            image: Any = np.memmap(name, np.uint8, "r", offset, shape)
+            self._examples = self._examples._replace(image=image)
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    jax.config.update("jax_platforms", "cpu")  # the accelerators are the main process's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's; the main process ends the others
+
+
+def _from_grain(
+    examples: Examples, key: Any, batch_size: int, start: int, stop: int, sharding: NamedSharding, workers: int
+) -> Iterator[Examples]:
+    import grain  # slow to import, and rarely needed
+
+    steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count())
+    read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+    dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(read)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain asks for its own
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_start_worker)
+    iterator = iter(dataset)
+    try:
+        while (part := _next(iterator)) is not None:
+            yield Examples(*(jax.make_array_from_process_local_data(sharding, array) for array in part))
+    finally:
+        if close := getattr(iterator, "close", None):
+            close()
+
+
+def _next(iterator: Iterator[Any]) -> Any:
+    try:
+        return next(iterator, None)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        raise UserError(f"--feed grain: a batch could not be read ({type(error).__name__}: {reason}).") from error

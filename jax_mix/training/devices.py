@@ -1,0 +1,94 @@
+"""The devices a run is split over: those of one process, or of several, joined by JAX's own runtime."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jax_mix.training.errors import UserError, require
+
+_MOST = 2**16  # bytes of a config as JSON
+
+
+def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    """Join this process to the others of its run. Nothing may have asked JAX for its devices before.
+
+    Args:
+      coordinator: "host:port" of process 0, where the others find it; or "auto", where JAX knows the cluster.
+      num_processes: how many there are; None with "auto".
+      process_id: which of them this is, from 0; None with "auto".
+
+    Raises:
+      UserError: with "auto", JAX does not know this cluster; or the others did not come.
+
+    Source: `jax.distributed.initialize`, which lists the clusters it knows.
+    """
+    address = None if coordinator == "auto" else coordinator
+    if process_id is not None:
+        print(f"process {process_id} of {num_processes}, waiting for the others at {coordinator}", file=sys.stderr)
+    try:
+        jax.distributed.initialize(address, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--coordinator {coordinator}: the processes could not be joined ({reason}).") from error
+
+
+def make_mesh(count: int | None = None) -> Mesh:
+    """A mesh of one axis, "batch", over all devices of all processes, or the first `count`.
+
+    Raises:
+      UserError: there are not so many; or fewer than all are asked for with several processes.
+    """
+    there = jax.devices()
+    count = count or len(there)
+    require(count <= len(there), f"--devices must be at most {len(there)}, all there are; got {count}.")
+    require(
+        count == len(there) or jax.process_count() == 1,
+        f"--devices must be all {len(there)} with several processes, got {count}.",
+    )
+    # Auto, not Explicit: a user's own model need not say how each of its operations is split.
+    return jax.make_mesh((count,), ("batch",), (AxisType.Auto,), devices=there[:count])
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("batch"))
+
+
+def everywhere(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """A copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def disagreement(values: Mapping[str, Any], *, of_each: Collection[str] = ()) -> str:
+    """What another process of this run has otherwise than process 0, in words; "" if nothing, or there is one process.
+
+    Every process calls this, and gets the same answer.
+
+    Args:
+      values: of this process, by name; anything that JSON can hold.
+      of_each: names whose values may be another in each process.
+    """
+    if jax.process_count() == 1:
+        return ""
+    mine = json.dumps({name: value for name, value in values.items() if name not in of_each}).encode()
+    texts = multihost_utils.process_allgather(np.frombuffer(mine.ljust(_MOST), np.uint8))
+    first, *others = (json.loads(bytes(text)) for text in np.asarray(texts))
+    for i, other in enumerate(others, 1):
+        for name in sorted(first.keys() | other.keys()):
+            here, there = (values.get(name) for values in (first, other))
+            if here != there:
+                return f"--{name.replace('_', '-')} is {here} in process 0, but {there} in process {i}"
+    return ""
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return jax.process_index() == 0

@@ -1,0 +1,123 @@
+"""How good predictions are, and how far their confidence can be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from jax_mix.training import devices
+from jax_mix.training.data import Dataset, Normalize, from_host
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+
+def accuracy(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Float[Array, ""]:
+    """The share of images whose highest logit is their label's. float32 `[]`."""
+    return jnp.mean(_correct(logits, label))
+
+
+def nll(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Float[Array, ""]:
+    """The mean negative log-likelihood of the labels, in nats. float32 `[]`."""
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=-1))
+
+
+def ece(logits: Float[Array, "n classes"], label: Int[Array, " n"], *, bins: int = 15) -> Float[Array, ""]:
+    """Expected calibration error: how far confidence and accuracy lie apart, on average. float32 `[]`.
+
+    Predictions are put in `bins` intervals of confidence, `(k/bins, (k+1)/bins]`; the gap between mean confidence
+    and accuracy in each is weighted by how many it holds.
+
+    Source: Guo et al., arXiv:1706.04599, equation 3, with its 15 bins.
+    """
+    number, confidence, right = reliability(logits, label, bins=bins)
+    return jnp.sum(jnp.abs(confidence - right) * number) / label.shape[0]
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram, for each interval of confidence: how many predictions it holds, their means.
+
+    float32 `[bins]` each; an interval that holds none has means of 0.
+    """
+
+    number: Float[Array, " bins"]
+    confidence: Float[Array, " bins"]
+    accuracy: Float[Array, " bins"]
+
+
+def reliability(logits: Float[Array, "n classes"], label: Int[Array, " n"], *, bins: int = 15) -> Reliability:
+    """How often predictions are right, by how confident they are; in `bins` intervals, `(k/bins, (k+1)/bins]`.
+
+    Source: Guo et al., arXiv:1706.04599, section 2.
+    """
+    confidence = jnp.max(jax.nn.softmax(logits), axis=-1)
+    k = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
+    number, *sums = (
+        jax.ops.segment_sum(each, k, num_segments=bins)
+        for each in (jnp.ones_like(confidence), confidence, _correct(logits, label))
+    )
+    return Reliability(number, *(each / jnp.maximum(number, 1) for each in sums))
+
+
+def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -> dict[str, float]:
+    """Accuracy, NLL and ECE of an NNX model on the test images, each of which counts once.
+
+    Args:
+      model: is left in training mode.
+      data: whose test images.
+      sharding: of a batch over devices; None: on one.
+
+    Returns:
+      `{"accuracy": ..., "nll": ..., "ece": ...}`.
+    """
+    model.eval()
+    logits = predict(model, data.normalize, data.test.image, sharding)
+    model.train()
+    return {k: float(v) for k, v in _measure(logits, data.test.label).items()}
+
+
+def predict(
+    model: Any, normalize: Normalize, image: Any, sharding: NamedSharding | None = None, *, batch_size: int = 500
+) -> Float[np.ndarray, "n classes"]:
+    """The model's logits for images, float32 `[n, classes]`, in the model's present mode.
+
+    Args:
+      model: an NNX model.
+      normalize: makes images ready for it.
+      image: uint8 or float32 `[n, height, width, channels]`, on the host.
+      sharding: of a batch over devices; None: on one.
+      batch_size: how many at once.
+    """
+    n = len(image)
+    batch_size = min(batch_size, n)
+    if sharding is None:
+        sharding = devices.split(devices.make_mesh(1))
+    batch_size += -batch_size % sharding.mesh.size
+    logits = []
+    for start in range(0, n, batch_size):
+        # The last batch is filled up, and the filling cut off: one shape, one compilation.
+        index = np.minimum(np.arange(start, start + batch_size), n - 1)
+        batch = from_host(image[index], sharding)
+        logits.append(_logits(model, normalize, batch, devices.everywhere(sharding.mesh)))
+    return np.concatenate(jax.device_get(logits))[:n]
+
+
+def _correct(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Float[Array, " n"]:
+    return (jnp.argmax(logits, axis=-1).astype(label.dtype) == label).astype(jnp.float32)
+
+
+@nnx.jit(static_argnames="everywhere")
+def _logits(model: Any, normalize: Normalize, image: Any, everywhere: NamedSharding) -> Float[Array, "batch classes"]:
+    logits = model(normalize(image)).astype(jnp.float32)
+    nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each batch another program
+    return jax.lax.with_sharding_constraint(logits, everywhere)  # every process gets all of them
+
+
+@jax.jit
+def _measure(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> dict[str, Float[Array, ""]]:
+    return {"accuracy": accuracy(logits, label), "nll": nll(logits, label), "ece": ece(logits, label)}

@@ -1,0 +1,45 @@
+"""What a step leaves after which not all is finite: failed_step.npz, to look at it again."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import jax
+
+from jax_mix.training.build import split_seed
+from jax_mix.training.checkpoints import Checkpoints
+from jax_mix.training.config import Config
+from jax_mix.training.errors import TrainingFailed
+from jax_mix.training.files import write_npz
+from jax_mix.training.step import Recipe
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int
+
+
+def failed_step(
+    config: Config,
+    image_size: tuple[int, ...],
+    recipe: Recipe,
+    step: int,
+    index: Int[Array, " batch"],
+    loss: float,
+    checkpoints: Checkpoints | None,
+) -> TrainingFailed:
+    """What to tell of a step, counted from 0, after which not all is finite; its draw is written, to be replayed."""
+    what = f"the loss became {loss}" if not math.isfinite(loss) else "the model became infinite or nan"
+    told = f"--learning-rate {config.learning_rate} is too high: {what} in step {step + 1}"
+    if checkpoints is None:
+        return TrainingFailed(told + ".")
+    key = jax.random.fold_in(split_seed(config)[2], step)
+    arrays = {"step": step + 1, "index": index, "key": jax.random.key_data(key)}
+    if method := recipe.method_at(step):
+        shape = (len(index) // recipe.accumulate, *image_size)
+        draw = jax.jit(lambda key: method.sample(jax.random.split(key)[1], shape))  # as train_step
+        mix = draw(key) if recipe.accumulate == 1 else jax.vmap(draw)(jax.random.split(key, recipe.accumulate))
+        arrays |= {name: value for name, value in vars(mix).items() if value is not None}
+    path = checkpoints.folder.parent / "failed_step.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_npz(path, arrays)
+    return TrainingFailed(f"{told}; its images and draw are in '{path}', checkpoints are kept.")

@@ -1,0 +1,66 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mix.training.errors import UserError
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; it replaces `path` once the body is through, and goes if that fails.
+
+    Raises:
+      OSError: `path`, which it names, cannot be written.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells matplotlib the format
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, whole or not at all."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, values: Iterable[Any]) -> None:
+    """Write `values` to `path` as JSON, one a line, whole or not at all."""
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name to `path`, which ends in .npz, whole or not at all; `np.load` reads them."""
+    with write_atomically(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def check_writable(folder: Path) -> None:
+    """Try to write where `folder` is or will be made, so that a wrong one is found before training.
+
+    Raises:
+      UserError: nothing can be written there.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--out: cannot write to the folder '{folder}' ({error.strerror}): give a folder that can be written."
+        ) from error

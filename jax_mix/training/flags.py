@@ -1,0 +1,88 @@
+"""The command line: flags become a config, and --help shows them in groups."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from jax_mix.training.config import Config
+from jax_mix.training.errors import UserError, require
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def parse(
+    args: Sequence[str], kind: type[AnyConfig], default: AnyConfig | None = None, description: str | None = None
+) -> AnyConfig:
+    """The config that flags describe; `--config FILE` stands for the flags of the run whose config.json that is.
+
+    >>> parse(["--mix", "cutmix", "--epochs", "5"], Config).epochs
+    5
+
+    Args:
+      args: flags and their values.
+      kind: of the config.
+      default: what holds where no flag is given; None: the defaults of `kind`.
+      description: for `--help`.
+
+    Raises:
+      UserError: a value is out of range, or the file cannot be read.
+      SystemExit: the flags are not as `--help` says, or ask for it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    file, flags = parser.parse_known_args(args)
+    saved = _saved_flags(file.config) if file.config else []
+    # Groups whose names need not stand before their flags: --epochs, not --optimisation.epochs.
+    settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    groups: Any = tyro.cli(
+        _grouped(kind, default or kind()), args=saved + flags, description=description, config=settings
+    )
+    return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
+
+
+def _saved_flags(path: str) -> list[str]:
+    """The flags that a config.json stands for."""
+    try:
+        values = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config: cannot read '{path}' as the config.json of a run ({error}).") from error
+    require(isinstance(values, dict), f"--config: '{path}' is not the config.json of a run.")
+    saved = []
+    for name, value in values.items():
+        if value is not False:
+            of_flag = [] if value is True else value if isinstance(value, list) else [value]
+            saved += [f"--{name.replace('_', '-')}", *map(str, of_flag)]
+    return saved
+
+
+def _grouped(kind: type[Config], default: Config) -> type:
+    """A dataclass with a field for each group of `kind`'s flags, such as "mixing": a box of --help."""
+    fields = []
+    for group in kind.GROUPS:
+        names = [field.name for field in dataclasses.fields(group)]
+        shown = _hide(group, [name for name in names if name in kind.HIDDEN])
+        fields.append(
+            (
+                group.__name__.removesuffix("Flags").lower(),
+                shown,
+                dataclasses.field(default=shown(**{name: getattr(default, name) for name in names})),
+            )
+        )
+    return dataclasses.make_dataclass("Flags", fields)
+
+
+def _hide(group: type, names: Sequence[str]) -> type:
+    """`group` with the fields `names` left out of --help."""
+    hints = typing.get_type_hints(group, include_extras=True)
+    fields = [(name, tyro.conf.Suppress[hints[name]], dataclasses.field(default=None)) for name in names]  # type: ignore[misc]
+    # By module and name tyro finds the source, in which the comments are the help.
+    namespace = {"__module__": group.__module__, "__doc__": group.__doc__}
+    return dataclasses.make_dataclass(group.__name__, fields, bases=(group,), namespace=namespace, frozen=True)

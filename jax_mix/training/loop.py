@@ -1,0 +1,131 @@
+"""The training loop: steps, epochs, evaluation, checkpoints, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm.auto import tqdm
+
+from jax_mix.training import data, devices, signals
+from jax_mix.training.build import make_learner, make_model, make_recipe, split_seed
+from jax_mix.training.checkpoints import Checkpoints, is_finite
+from jax_mix.training.config import Config
+from jax_mix.training.errors import Stopped, require
+from jax_mix.training.evaluation import evaluate
+from jax_mix.training.failed_step import failed_step
+from jax_mix.training.logs import Logs
+from jax_mix.training.step import Recipe, pure_step
+
+
+def train(
+    config: Config,
+    dataset: data.Dataset,
+    checkpoints: Checkpoints | None = None,
+    logs: Logs | None = None,
+    progress: tqdm[Any] | None = None,
+) -> tuple[nnx.Module, Recipe, list[dict[str, float]]]:
+    """Train a new model, or go on from a checkpoint, to the same numbers.
+
+    Args:
+      config: what the run depends on.
+      dataset: what to train on.
+      checkpoints: of this run; None: there are none. Beside them goes the draw of a step that fails.
+      logs: of this run; None: there are none.
+      progress: a bar that counts the steps of several runs; None: this run has one of its own.
+
+    Returns:
+      The model, or that of averaged weights; the recipe; and for each epoch its "epoch", the "step" it ended with, the
+      mean training "loss" and, on the test images, "accuracy", "nll" and "ece".
+
+    Raises:
+      UserError: the batch is larger than the training set, a layer is unknown, there is no checkpoint to go on from,
+        or there is one that should be kept.
+      TrainingFailed: the loss is no longer finite.
+      Stopped: SIGINT or SIGTERM came; the last step is in a checkpoint.
+    """
+    n, *image_size = dataset.train.image.shape
+    require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
+    model_key, order_key, step_key, *_ = split_seed(config)
+    model = make_model(config, dataset, nnx.Rngs(model_key))
+    epoch_steps = n // config.batch_size
+    steps = config.epochs * epoch_steps
+    recipe = make_recipe(config, model, dataset, steps)
+    print(recipe.method or "no mixing")
+    learner = make_learner(config, model, steps)
+    mesh = devices.make_mesh(config.devices)
+    split = devices.split(mesh)
+    graphdef, state = nnx.split(learner)
+    # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
+    state = jax.device_put(jax.tree.map(jnp.copy, state), devices.everywhere(mesh))
+    nnx.update(learner, state)
+
+    done, every = 0, config.checkpoint_every or epoch_steps
+    history: list[dict[str, float]] = []
+    losses: list[Any] = []  # of this epoch so far; on the device, for no step to wait for them
+    if checkpoints and config.resume:
+        done, state, saved = checkpoints.restore(state)
+        nnx.update(learner, state)
+        history, losses = saved["history"], saved["losses"]
+        print("the run is finished: its results are written again" if done == steps else f"from step {done}")
+    elif checkpoints:
+        checkpoints.start_anew(lambda config, saved: len(saved["history"]) == config["epochs"])
+
+    batches = data.batches(
+        dataset.train,
+        order_key,
+        config.batch_size,
+        start=done,
+        stop=steps,
+        sharding=split,
+        feed=config.feed,
+        workers=config.workers,
+    )
+    if progress is None:
+        shown: Any = tqdm(total=steps, initial=done, unit="step", disable=not devices.is_first())
+    else:
+        shown = contextlib.nullcontext(progress)  # it goes on after this run
+        progress.n += done
+        progress.initial += done  # done before, they tell nothing of the time that is left
+    with signals.catch() as stop, shown as bar, contextlib.closing(batches):
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            mixes = epoch <= config.epochs - config.mix_off_epochs
+            epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
+            for batch in itertools.islice(batches, epoch_steps - len(losses)):
+                key = jax.random.fold_in(step_key, done)
+                state, loss = pure_step(graphdef, state, key, batch, dataset.normalize, epoch_recipe)
+                losses.append(loss)
+                done += 1
+                bar.update()
+                stopping = stop.agreed(done)
+                ends, saves = len(losses) == epoch_steps, done % every == 0 or done == steps or stopping is not None
+                if ends or saves:
+                    nnx.update(learner, state)
+                    losses = [float(loss) for loss in jax.device_get(losses)]
+                    at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+                    if at is None and not is_finite(state):
+                        at = len(losses) - 1  # of finite loss, and gradients that are not
+                    if at is not None:
+                        index = data.epoch_batches(order_key, epoch, n, config.batch_size)[at]
+                        step = done - len(losses) + at
+                        raise failed_step(config, tuple(image_size), epoch_recipe, step, index, losses[at], checkpoints)
+                if ends:
+                    loss = float(np.asarray(losses, np.float32).mean())
+                    measured = evaluate(learner.evaluated, dataset, split)
+                    history.append({"epoch": epoch, "step": done, "loss": loss, **measured})
+                    if logs:
+                        logs.epoch(history, losses)
+                    losses = []
+                    bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{measured['accuracy']:.2%}")
+                if checkpoints and saves:
+                    checkpoints.save(done, state, {"history": history, "losses": losses})
+                if stopping:
+                    raise Stopped(f"stopped at step {done} by {stopping.name}; continue with --resume.", stopping)
+    return learner.evaluated, recipe, history

@@ -1,0 +1,39 @@
+"""The networks, Flax NNX on NHWC images, each with names for the layers where Manifold Mixup may mix.
+
+Paddings, epsilons and BatchNorm's momentum are PyTorch's, so that a network of the same name there gives the same
+numbers from the same weights. Initial weights are Flax's own unless a docstring says otherwise.
+"""
+
+from jax_mix.training.models.mlp import MLP
+from jax_mix.training.models.registry import NAMES, ModelName, default_layers, make, set_dtype
+from jax_mix.training.models.resnets import (
+    PreActResNet,
+    ResNet,
+    XResNet,
+    preact_resnet18,
+    resnet18,
+    resnet34,
+    resnet50,
+    wide_resnet28_10,
+    xresnet18,
+)
+from jax_mix.training.models.vit import ViT
+
+__all__ = [
+    "MLP",
+    "NAMES",
+    "ModelName",
+    "PreActResNet",
+    "ResNet",
+    "ViT",
+    "XResNet",
+    "default_layers",
+    "make",
+    "preact_resnet18",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "set_dtype",
+    "wide_resnet28_10",
+    "xresnet18",
+]

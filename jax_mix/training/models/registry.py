@@ -1,0 +1,177 @@
+"""The networks by name, and a user's own by where it is."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jax_mix._checks import suggest
+from jax_mix.training.errors import UserError, require
+from jax_mix.training.models import resnets
+from jax_mix.training.models.mlp import MLP
+from jax_mix.training.models.vit import ViT
+
+
+class _Named(NamedTuple):
+    factory: Callable[..., nnx.Module]
+    layers: tuple[str, ...]  # where Manifold Mixup mixes besides the input
+
+
+def _vit(in_channels: int, num_classes: int, *, image_size: tuple[int, int], width: int = 64, rngs: nnx.Rngs) -> ViT:
+    """A `ViT` of about 64 patches, or as near as whole patches of the image come."""
+    common = math.gcd(*image_size)
+    sizes = [size for size in range(1, common + 1) if common % size == 0]
+    patch_size = min(sizes, key=lambda size: abs(math.log(math.prod(image_size) / size**2 / 64)))
+    return ViT(in_channels, num_classes, image_size=image_size, patch_size=patch_size, width=width, rngs=rngs)
+
+
+ModelName = Literal[
+    "preact_resnet8",
+    "preact_resnet18",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "xresnet18",
+    "wide_resnet28_10",
+    "vit",
+    "mlp",
+]
+_STAGES = ("layer1", "layer2")  # the input and the first two, as Manifold Mixup's authors train residual networks
+_NAMED: dict[ModelName | str, _Named] = {
+    "preact_resnet8": _Named(resnets.PreActResNet, _STAGES),
+    "preact_resnet18": _Named(resnets.preact_resnet18, _STAGES),
+    "resnet18": _Named(resnets.resnet18, _STAGES),
+    "resnet34": _Named(resnets.resnet34, _STAGES),
+    "resnet50": _Named(resnets.resnet50, _STAGES),
+    "xresnet18": _Named(resnets.xresnet18, _STAGES),
+    "wide_resnet28_10": _Named(resnets.wide_resnet28_10, _STAGES),
+    "vit": _Named(_vit, ("blocks.0", "blocks.1")),
+    "mlp": _Named(MLP, ("hidden.0", "hidden.1")),
+}
+NAMES = tuple(_NAMED)
+
+
+def default_layers(name: str) -> tuple[str, ...] | None:
+    """The layers where Manifold Mixup mixes in the network `name`, besides the input; None: as `bind` chooses."""
+    return _NAMED[name].layers if name in _NAMED else None
+
+
+def make(
+    name: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    image_size: tuple[int, int],
+    width: int | None = None,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """A network by name, or a user's own.
+
+    >>> model = make("mlp", in_channels=1, num_classes=10, image_size=(8, 8), rngs=nnx.Rngs(0))
+    >>> model(jnp.ones((2, 8, 8, 1))).shape
+    (2, 10)
+
+    Args:
+      name: one of `NAMES`; or "package.module:factory" or "path/to/file.py:factory", a function or class that gives an
+        NNX model. It is called with those of the following arguments that it has, by name.
+      in_channels: channels of the images.
+      num_classes: how many logits.
+      image_size: `(height, width)` of the images.
+      width: channels of the first stage, or features of a patch; None: the network's own.
+      rngs: for the parameters.
+
+    Raises:
+      UserError: there is no such network; or it fails, or gives something else than a model that makes logits,
+        `[batch, num_classes]`, of images, float32 `[batch, height, width, in_channels]`.
+    """
+    given = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size, "rngs": rngs}
+    factory = _NAMED[name].factory if name in _NAMED else _import(name)
+    try:
+        # Of a class its __init__: the signature of an nnx.Module is that of its metaclass.
+        called = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+        parameters = inspect.signature(called).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--model {name} cannot be called: {error}.") from error
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if width is not None:
+        require("width" in parameters or takes_all, f"--width is {width}, but --model {name} has no such argument.")
+        given["width"] = width
+    try:
+        model = factory(**{key: value for key, value in given.items() if key in parameters or takes_all})
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--model {name} cannot be made: {_first_line(error)}") from error
+    require(isinstance(model, nnx.Module), f"--model {name} must give a flax.nnx.Module, got {type(model).__name__}.")
+    for n in (2, 3):  # any batch must do: of training, of its parts, of evaluation
+        _check_logits(name, model, (n, *image_size, in_channels), num_classes)
+    return model
+
+
+def set_dtype(model: nnx.Module, dtype: Any) -> None:
+    """Let a model's layers compute in `dtype`; its parameters, and the sums of norms, stay as they are.
+
+    Every module with an attribute `dtype`, as Flax's own have it, is set.
+    """
+    for _, module in nnx.iter_modules(model):
+        if hasattr(module, "dtype"):
+            module.dtype = dtype
+
+
+def _import(name: str) -> Callable[..., Any]:
+    where, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise UserError(f"--model {name!r} is not known: {suggest(name, [*NAMES, 'package.module:factory'])}")
+    try:
+        if where.endswith(".py"):
+            module = _import_file(Path(where))
+        else:
+            if "" not in sys.path:
+                sys.path.insert(0, "")  # the current folder, where a script's own folder comes first
+            module = importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--model {name}: '{where}' cannot be imported: {_first_line(error)}") from error
+    if not hasattr(module, attribute):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"--model {name}: '{where}' has no {attribute!r}: {suggest(attribute, public)}")
+    return getattr(module, attribute)
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # where dataclasses look for it
+    if (beside := str(path.parent.absolute())) not in sys.path:
+        sys.path.append(beside)  # what it imports from its own folder
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check_logits(name: str, model: nnx.Module, shape: tuple[int, ...], num_classes: int) -> None:
+    images = " x ".join(map(str, shape[1:]))
+    try:
+        logits = nnx.eval_shape(lambda model, image: model(image), model, jax.ShapeDtypeStruct(shape, jnp.float32))
+    except Exception as error:
+        raise UserError(f"--model {name} cannot take images of {images}: {_first_line(error)}") from error
+    n = shape[0]
+    wanted, got = (n, num_classes), getattr(logits, "shape", type(logits).__name__)
+    require(got == wanted, f"--model {name} must make logits of shape {wanted} from {n} images of {images}, got {got}.")
+    dtype = logits.dtype
+    require(jnp.issubdtype(dtype, jnp.floating), f"--model {name} must make logits of a floating type, got {dtype}.")
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return f"{type(error).__name__}{': ' if text else ''}{text}."

@@ -1,0 +1,163 @@
+"""The training step: draw, mix, loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import jax_mix
+from jax_mix.training import data
+from jax_mix.training.averaging import update_average
+from jax_mix.training.errors import require
+from jax_mix.training.losses import cross_entropy
+from jax_mix.training.methods import Method
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key
+
+
+def train_step(
+    learner: Learner, key: Key[Array, ""], batch: data.Examples, normalize: Callable[[Any], Any], recipe: Recipe
+) -> Float[Array, ""]:
+    """One step on a batch of training images: updates the learner, returns the loss, float32 `[]`."""
+    model, optimizer, average = learner
+    method = recipe.method_at(optimizer.step[...])
+
+    def gradients(model: nnx.Module, key: Key[Array, ""], batch: data.Examples) -> tuple[Float[Array, ""], nnx.State]:
+        augment_key, key = jax.random.split(key)
+        image = normalize(data.augment(recipe.augment, augment_key, batch.image))
+        mix = method.sample(key, image.shape) if method else None  # 1. draw
+        return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing)
+
+    if recipe.accumulate == 1:
+        loss, grads = gradients(model, key, batch)
+    else:
+        loss, grads = accumulate(gradients, model, key, batch, parts=recipe.accumulate)
+    apply_gradients(model, optimizer, grads)
+    if average is not None and recipe.ema is not None:
+        update_average(average, model, optimizer.step[...], recipe.ema)
+    return loss
+
+
+def loss_and_gradients(
+    model: nnx.Module,
+    image: Float[Array, "batch height width channels"],
+    label: Int[Array, " batch"],
+    mix: jax_mix.Mix | None,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], nnx.State]:
+    """The loss of a batch with its draw, float32 `[]`, and the gradients; what is compared with fastai's.
+
+    Raises:
+      UserError: the forward pass leaves the model with other Variables than before.
+    """
+    before: Any = jax.tree.structure(nnx.state(model))
+
+    def loss_fn(model: nnx.Module) -> Float[Array, ""]:
+        logits = jax_mix.forward(model, image, mix)  # 2. mix
+        nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each step another program
+        losses = jax_mix.mixed_loss(cross_entropy(label_smoothing), logits, label, mix)  # 3. loss
+        return losses.mean()
+
+    loss, grads = nnx.value_and_grad(loss_fn)(model)
+    same = jax.tree.structure(nnx.state(model)) == before
+    require(same, "--model: its forward pass adds Variables: make them before, or sow them as nnx.Intermediate.")
+    return loss, grads
+
+
+def apply_gradients(model: nnx.Module, optimizer: nnx.Optimizer, grads: nnx.State) -> None:
+    """The optimizer's step."""
+    with jax.numpy_dtype_promotion("standard"):  # optax does not run under strict promotion
+        optimizer.update(model, grads)
+
+
+def accumulate(
+    gradients: Callable[[nnx.Module, Key[Array, ""], Any], tuple[Float[Array, ""], nnx.State]],
+    model: nnx.Module,
+    key: Key[Array, ""],
+    batch: Any,
+    *,
+    parts: int,
+) -> tuple[Float[Array, ""], nnx.State]:
+    """The mean loss and gradients over the parts of a batch, one after the other: large batches in less memory.
+
+    Each part is a batch of its own: it has its own draw, and BatchNorm normalises by it.
+
+    Args:
+      gradients: gives the loss, float `[]`, and the gradients for a model, a key and a batch.
+      model: its BatchNorm statistics are updated `parts` times.
+      key: split for the parts.
+      batch: pytree of arrays `[batch, ...]`.
+      parts: how many; divides the batch. Part i is every `parts`-th example from i on, so that where a batch is split
+        over devices each part is too.
+    """
+    split = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), batch)
+
+    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+    def part(carry: tuple[nnx.Module, nnx.State], key_and_batch: Any) -> tuple[tuple[nnx.Module, nnx.State], Any]:
+        model, total = carry
+        loss, grads = gradients(model, *key_and_batch)
+        return (model, jax.tree.map(jnp.add, total, grads)), loss
+
+    zeros = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+    (_, total), losses = part((model, zeros), (jax.random.split(key, parts), split))
+    return jnp.mean(losses), jax.tree.map(lambda g: g / parts, total)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "recipe"), donate_argnames="state")
+def pure_step(
+    graphdef: Any,
+    state: Any,
+    key: Key[Array, ""],
+    batch: data.Examples,
+    normalize: Callable[[Any], Any],
+    recipe: Recipe,
+) -> tuple[Any, Float[Array, ""]]:
+    """`train_step` on the two halves of a learner's `nnx.split`, jitted: gives the new state and the loss.
+
+    `nnx.jit` would walk over the learner's objects at every call, which takes longer than a small network's step. The
+    new state is written where the old one was, which is gone then.
+    """
+    learner = nnx.merge(graphdef, state)
+    loss = train_step(learner, key, batch, normalize, recipe)
+    return nnx.state(learner), loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a step does, and so what it is compiled for. As in `Config`, but looked up in model and data."""
+
+    method: Method | None = None
+    alpha_end: float | None = None
+    steps: int = 1  # of the whole run
+    augment: data.AugmentName = "shift"
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    ema: float | None = None
+
+    def method_at(self, step: Any) -> Method | None:
+        """The method in a step, int `[]`: alpha goes to `alpha_end` along half a cosine, fastai's `SchedCos`."""
+        if self.method is None or self.alpha_end is None:
+            return self.method
+        start, done = self.method.alpha, jnp.asarray(step, jnp.float32) / self.steps
+        return dataclasses.replace(
+            self.method, alpha=start + (1 - jnp.cos(jnp.pi * done)) / 2 * (self.alpha_end - start)
+        )
+
+
+class Learner(NamedTuple):
+    """What training changes: the model, the optimizer's state, and the model with averaged weights, if asked for."""
+
+    model: nnx.Module
+    optimizer: nnx.Optimizer
+    average: nnx.Module | None = None
+
+    @property
+    def evaluated(self) -> nnx.Module:
+        return self.model if self.average is None else self.average

@@ -1,0 +1,1 @@
+"""Tests of the core: draws, blends, and running models."""

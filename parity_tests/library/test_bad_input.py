@@ -1,0 +1,171 @@
+"""Every wrong input gets one sentence that names the argument, what was given and what is allowed."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jax_mix
+from parity_tests.library import models_linen, models_nnx
+
+KEY = jax.random.key(0)
+X, Y = np.ones((4, 8, 8, 1), np.float32), np.eye(4, dtype=np.float32)
+MIX = jax_mix.Mix(0.5, np.array([1, 0, 3, 2]))
+MLP = models_nnx.MLP(nnx.Rngs(0))
+ROW = np.ones((4, 4), np.float32)
+DENSE = models_linen.Dense()
+VARIABLES = DENSE.init(KEY, ROW)
+XENT = optax.softmax_cross_entropy_with_integer_labels
+
+
+class Unused(models_nnx.MLP):
+    def __call__(self, x):
+        return self.head(self.first(x))
+
+
+class WithAuxiliary(models_nnx.MLP):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.first = Pair(rngs)
+
+    def __call__(self, x):
+        return self.head(self.first(x)[0])
+
+
+class Pair(nnx.Linear):
+    """A layer that puts out a batch and a number."""
+
+    def __init__(self, rngs):
+        super().__init__(4, 8, rngs=rngs)
+
+    def __call__(self, x):
+        h = super().__call__(x)
+        return h, h.mean()
+
+
+class Tied(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(4, 4, rngs=rngs)
+        self.tied = self.first
+
+    def __call__(self, x):
+        return self.tied(self.first(x))
+
+
+def at(layer):
+    return jax_mix.Mix(0.5, np.array([1, 0, 3, 2]), layer=layer)
+
+
+CASES = {
+    # what: (error, the sentence, the call)
+    "alpha zero": (ValueError, "alpha must be positive and finite, got 0.0", lambda: jax_mix.MixUp(0)),
+    "alpha negative": (ValueError, "alpha must be positive and finite, got -1.0", lambda: jax_mix.CutMix(-1.0)),
+    "alpha nan": (ValueError, "alpha must be positive and finite, got nan", lambda: jax_mix.MixUp(float("nan"))),
+    "alpha inf": (ValueError, "alpha .* finite, got inf", lambda: jax_mix.mixup(KEY, X, Y, alpha=np.inf)),
+    "alpha None": (ValueError, "alpha must be one positive number, got None", lambda: jax_mix.ManifoldMixup(None)),
+    "alpha a string": (ValueError, "alpha must be one positive number, got '0.4'", lambda: jax_mix.MixUp("0.4")),
+    "alpha an array": (ValueError, "alpha must be one positive number", lambda: jax_mix.MixUp(np.ones(3))),
+    "key a seed": (TypeError, r"key must be one key, as jax.random.key\(seed\) makes it, got 0", lambda: jax_mix.MixUp().sample(0, (4,))),
+    "key and shape swapped": (TypeError, "key must be one key", lambda: jax_mix.CutMix().sample((4, 8, 8, 1), KEY)),
+    "several keys": (TypeError, "key must be one key", lambda: jax_mix.ManifoldMixup(layers="a").sample(jax.random.split(KEY), (4,))),
+    "per": (ValueError, "per is 'smaple': did you mean 'sample'", lambda: jax_mix.MixUp(1.0, per="smaple")),
+    "partner": (ValueError, "partner is 'rol': did you mean 'roll'", lambda: jax_mix.MixUp(1.0, partner="rol")),
+    "box": (ValueError, "box is 'papers': did you mean 'paper'", lambda: jax_mix.CutMix(1.0, box="papers")),
+    "probability": (ValueError, "probability must be a number from 0 to 1, got 2", lambda: jax_mix.MixUp(1.0, probability=2)),
+    "probability a string": (ValueError, "probability must be a number from 0 to 1, got '0.5'", lambda: jax_mix.MixUp(1.0, probability="0.5")),
+    "probability None": (ValueError, "probability must be a number .* got None", lambda: jax_mix.MixUp(1.0, probability=None)),
+    "fold": (ValueError, "fold must be True or False, got 'no'", lambda: jax_mix.MixUp(1.0, fold="no")),
+    "spatial_axes a number": (ValueError, "spatial_axes must be two whole numbers.* got 1", lambda: jax_mix.CutMix(1.0, spatial_axes=1)),
+    "spatial_axes": (ValueError, "spatial_axes must be two different axes", lambda: jax_mix.CutMix(1.0, spatial_axes=(1, 1))),
+    "lengths": (ValueError, "same number of samples, got 4 in x and 3 in y", lambda: jax_mix.mixup(KEY, X, Y[:3])),
+    "lengths, cutmix": (ValueError, "got 4 in x and 3 in y", lambda: jax_mix.cutmix(KEY, X, Y[:3])),
+    "no batch axis": (ValueError, "x must be arrays with one batch axis", lambda: jax_mix.mixup(KEY, np.float32(1), Y)),
+    "integer images": (TypeError, "floating type to be mixed, got uint8: cast", lambda: jax_mix.mixup(KEY, np.zeros((4, 8), np.uint8), Y)),
+    "integer images, forward": (TypeError, "got uint8: cast", lambda: jax_mix.forward(MLP, ROW.astype(np.uint8), MIX)),
+    "integer targets": (TypeError, "y must be float targets, got int32: .*one_hot", lambda: jax_mix.mixup(KEY, X, np.arange(4))),
+    "another batch": (ValueError, "x must have the draw's batch size, 4, got 3", lambda: MIX.blend(X[:3])),
+    "another batch, forward": (ValueError, "batch size, 4, got 3", lambda: jax_mix.forward(MLP, ROW[:3], MIX)),
+    "another batch, labels": (ValueError, "labels must have the draw's batch size, 4, got 3", lambda: jax_mix.mixed_loss(lambda *_: np.ones(4), ROW, np.arange(3), MIX)),
+    "partner out of range": (ValueError, r"partner must be whole numbers from 0 to 3, got \[1, 0, 3, 4\]", lambda: jax_mix.Mix(0.5, np.array([1, 0, 3, 4])).blend(X)),
+    "lam of another length": (ValueError, r"got shapes \(4,\) and \(3,\)", lambda: jax_mix.Mix(np.ones(3), MIX.partner).blend(X)),
+    "lam out of range": (ValueError, "lam must be from 0 to 1, got 1.7", lambda: jax_mix.Mix(1.7, MIX.partner).blend(X)),
+    "lam nan": (ValueError, "lam must be from 0 to 1, got nan", lambda: jax_mix.Mix(np.nan, MIX.partner).blend(X)),
+    "groups": (ValueError, "groups must be a whole number of 1 or more, got 0", lambda: jax_mix.MixUp(1.0, groups=0)),
+    "groups of a batch": (ValueError, "groups must divide the batch of 4 samples, got 3", lambda: jax_mix.MixUp(1.0, groups=3).sample(KEY, X.shape)),
+    "partner of another group": (ValueError, r"partner must be of the same of 2 groups of 2, got \[1, 0, 3, 0\]", lambda: jax_mix.Mix(0.5, np.array([1, 0, 3, 0]), groups=2).blend(X)),
+    "partner of floats": (ValueError, "partner must be whole numbers from 0 to 3", lambda: jax_mix.Mix(0.5, np.ones(4)).blend(X)),
+    "a layer index out of range": (ValueError, "layer must be a name or an index into layers, .'input',., got 1", lambda: jax_mix.forward(MLP, ROW, at(np.int32(1)))),
+    "layers twice": (ValueError, "layers must be different names", lambda: jax_mix.forward(MLP, ROW, jax_mix.Mix(0.5, MIX.partner, layer=np.int32(0), layers=("first", "first")))),
+    "images of no pixels": (ValueError, r"two spatial axes.*got shape \(4, 0, 8, 3\)", lambda: jax_mix.CutMix(1.0).sample(KEY, (4, 0, 8, 3))),
+    "no spatial axes": (ValueError, r"two spatial axes.*got shape \(4, 8\)", lambda: jax_mix.CutMix(1.0).sample(KEY, (4, 8))),
+    "no spatial axes, cutmix": (ValueError, "CutMix needs two spatial axes", lambda: jax_mix.cutmix(KEY, ROW, Y)),
+    "a box for other images": (ValueError, r"drawn for images of \(8, 8\) pixels, got x of \(4, 4\)", lambda: jax_mix.CutMix(1.0).sample(KEY, X.shape).blend(X[:, :4, :4])),
+    "a box larger than the image": (ValueError, r"inside the image of \(8, 8\) pixels, got \[0, 0, 9, 8\]", lambda: jax_mix.Mix(0.5, MIX.partner, np.array([0, 0, 9, 8])).blend(X)),
+    "a box larger, from_box": (ValueError, "inside the image", lambda: jax_mix.Mix.from_box(MIX.partner, np.array([0, 0, 9, 8]), (8, 8))),
+    "a box of fractions": (ValueError, "box must be whole pixels", lambda: jax_mix.Mix.from_box(MIX.partner, np.array([0.5, 0, 4, 8]), (8, 8))),
+    "a box of fractions, blend": (ValueError, "box must be whole pixels", lambda: jax_mix.Mix(0.5, MIX.partner, box=np.array([0.5, 0, 4, 8])).blend(X)),
+    "a box for other samples": (ValueError, r"box must be whole pixels .*\[4\] or \[4, 4\], got ", lambda: jax_mix.Mix(0.5, MIX.partner, box=np.zeros((3, 4), int)).blend(X)),
+    "a box of three numbers, blend": (ValueError, "box must be whole pixels", lambda: jax_mix.Mix(0.5, MIX.partner, box=np.array([0, 0, 4])).blend(X)),
+    "a box of three numbers": (ValueError, "box must be whole pixels", lambda: jax_mix.Mix.from_box(MIX.partner, np.array([0, 0, 4]), (8, 8))),
+    "image_size": (ValueError, r"image_size must be two whole numbers, \(height, width\), got 32", lambda: jax_mix.Mix.from_box(MIX.partner, np.array([0, 0, 4, 4]), 32)),
+    "a negative batch": (ValueError, "shape must be the batch's shape", lambda: jax_mix.MixUp(1.0).sample(KEY, (-1,))),
+    "shape is an array": (ValueError, "shape must be the batch's shape, batch first, as image.shape", lambda: jax_mix.MixUp(1.0).sample(KEY, X)),
+    "shape is empty": (ValueError, "shape must be the batch's shape", lambda: jax_mix.MixUp(1.0).sample(KEY, ())),
+    "unbound layers": (ValueError, "looked up in the model first: method = method.bind", lambda: jax_mix.ManifoldMixup(1.0).sample(KEY, (4,))),
+    "unbound glob": (ValueError, "looked up in the model first", lambda: jax_mix.ManifoldMixup(1.0, layers="a.*").sample(KEY, (4,))),
+    "no layers but the input": (ValueError, "at least one layer when use_input is False, got .'input',.", lambda: jax_mix.ManifoldMixup(1.0, layers="input", use_input=False)),
+    "no layers": (ValueError, "at least one layer", lambda: jax_mix.ManifoldMixup(1.0, layers=(), use_input=False)),
+    "layers of a wrong type": (ValueError, "paths, globs or module types, got 3", lambda: jax_mix.ManifoldMixup(1.0, layers=[3])),
+    "layers a number": (ValueError, "paths, globs or module types, got 5", lambda: jax_mix.ManifoldMixup(1.0, layers=5)),
+    "no example": (ValueError, "an example of what the model is called with", lambda: jax_mix.ManifoldMixup(1.0).bind(MLP)),
+    "token input": (ValueError, "an input of int32 cannot be mixed.*use_input=False", lambda: jax_mix.ManifoldMixup(1.0).bind(nnx.Embed(4, 8, rngs=nnx.Rngs(0)), np.ones((4, 4), np.int32))),
+    "an output that is no batch": (ValueError, "layers has 'first', whose output is no batch of 4 floats", lambda: jax_mix.ManifoldMixup(1.0, layers="first").bind(WithAuxiliary(nnx.Rngs(0)), ROW)),
+    "another name of a layer": (ValueError, "layer 'tied' is another name of 'first': use that", lambda: jax_mix.forward(Tied(nnx.Rngs(0)), ROW, at("tied"))),
+    "a bridged layer": (ValueError, "layer 'layers.0' is a Linen module inside nnx.bridge.ToNNX", lambda: jax_mix.forward(nnx.Sequential(nnx.bridge.lazy_init(nnx.bridge.ToNNX(DENSE, rngs=nnx.Rngs(0)), ROW)), ROW, at("layers.0"))),
+    "layer not among layers": (ValueError, "layer is 'firts': did you mean 'first'", lambda: jax_mix.ManifoldMixup(1.0, layers="first").sample(KEY, (4,), layer="firts")),
+    "unknown layer, forward": (ValueError, "layer 'firts' is not in the model: did you mean 'first'", lambda: jax_mix.forward(MLP, ROW, at("firts"))),
+    "unknown layer, bind": (ValueError, "layers has 'firts'.* did you mean 'first'", lambda: jax_mix.ManifoldMixup(1.0, layers="firts").bind(MLP, ROW)),
+    "unknown type, bind": (ValueError, "type Conv, of which no module runs.*'Linear'", lambda: jax_mix.ManifoldMixup(1.0, layers=nnx.Conv).bind(MLP, ROW)),
+    "nothing eligible": (ValueError, "no eligible layer", lambda: jax_mix.ManifoldMixup(1.0).bind(nnx.Sequential(nnx.BatchNorm(4, rngs=nnx.Rngs(0))), ROW)),
+    "a layer that never runs": (ValueError, "layer 'second' never runs in this forward pass: .*There are: 'first', 'head'", lambda: jax_mix.forward(Unused(nnx.Rngs(0)), ROW, at("second"))),
+    "a layer that never runs, bind": (ValueError, "layers has 'second', which never runs", lambda: jax_mix.ManifoldMixup(1.0, layers="second").bind(Unused(nnx.Rngs(0)), ROW)),
+    "unknown layer, Linen": (ValueError, "layer 'liner' is not among the layers that run: did you mean 'linear'", lambda: jax_mix.forward(DENSE, ROW, at("liner"), variables=VARIABLES)),
+    "an iteration that is not there": (ValueError, "layer 'blocks.3' is not in the model: did you mean 'blocks.2'", lambda: jax_mix.forward(models_nnx.Scanned(nnx.Rngs(0)), ROW, at("blocks.3"))),
+    "a scanned block without its iteration": (ValueError, "scanned over 3 iterations: name one of them, as 'blocks.0'", lambda: jax_mix.forward(models_nnx.Scanned(nnx.Rngs(0)), ROW, at("blocks"))),
+    "no model": (TypeError, "model must be a Flax NNX model, or .* got function", lambda: jax_mix.forward(lambda x: x, ROW, MIX)),
+    "Linen without variables": (TypeError, "passed unbound, with its variables", lambda: jax_mix.forward(DENSE, ROW, MIX)),
+    "Linen bound": (TypeError, "passed unbound", lambda: jax_mix.forward(DENSE.bind(VARIABLES), ROW, MIX, variables=VARIABLES)),
+    "NNX with variables": (TypeError, "variables is for Linen", lambda: jax_mix.forward(MLP, ROW, MIX, variables=VARIABLES)),
+    "mix is a method": (TypeError, "mix must be a jax_mix.Mix, .* got MixUp", lambda: jax_mix.forward(MLP, ROW, jax_mix.MixUp(1.0))),
+    "mix is a method, loss": (TypeError, "mix must be a jax_mix.Mix, .* got MixUp", lambda: jax_mix.mixed_loss(XENT, ROW, np.arange(4), jax_mix.MixUp(1.0))),
+    "a reduced loss": (ValueError, r"one per example, \[4, ...\], not yet reduced; got shape \(\)", lambda: jax_mix.mixed_loss(lambda l, y: XENT(l, y).mean(), ROW, np.arange(4), MIX)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_clear_sentence(case):
+    error, sentence, call = CASES[case]
+    with pytest.raises(error, match=sentence) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value)[-1] == "."
+
+
+def test_a_hidden_state_that_cannot_be_mixed_names_its_layer():
+    class Counts(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return (x > 0).astype(jnp.int32)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Counts(name="counts")(nn.Dense(4)(x)).astype(jnp.float32)
+
+    variables = Model().init(KEY, ROW)
+    with pytest.raises(TypeError, match="got int32") as caught:
+        jax_mix.forward(Model(), ROW, at("counts"), variables=variables)
+    assert caught.value.__notes__[:1] == ["(jax_mix: while mixing at 'counts')"]

@@ -1,0 +1,57 @@
+"""The documents' Python runs as it stands, in a fresh interpreter with JAX's own settings, as a reader would run it."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs import evidence
+from jax_mix.compare.settings import QUICK, Comparison
+from jax_mix.training.config import Config
+from jax_mix.training.flags import parse
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_CODE = [document for document in DOCUMENTS if "```python" in document.read_text()]
+
+
+@pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
+def test_python_blocks_run(document):
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def commands():
+    """The lines of all bash blocks that call train.py."""
+    for document in DOCUMENTS:
+        for block in re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:2] == ["python", "train.py"]:
+                    yield pytest.param(words[2:], id=" ".join([document.name, *words[2:]]))
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_commands_have_flags_that_there_are(words):
+    if "--help" in words:
+        return
+    if words[:1] == ["compare"]:
+        parse(words[1:], Comparison, Comparison(**QUICK) if "--quick" in words else None)
+    else:
+        parse(words, Config)
+
+
+def test_tables_of_the_evidence_follow_from_its_csv():
+    page = evidence.PAGE.read_text()
+    assert page.count("**worse**") > 3
+    assert evidence.with_tables(page) == page

@@ -1,0 +1,1 @@
+"""The ladder: the same draws give the same numbers as fastai, PyTorch and the papers' code."""

@@ -1,0 +1,1 @@
+"""Tests of train.py and jax_mix.training."""

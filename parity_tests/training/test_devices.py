@@ -1,0 +1,135 @@
+"""One device, eight, and two processes of four: the same losses, and no communication that is not needed."""
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jax_mix
+from jax_mix.training import data, devices, loop
+from jax_mix.training.build import make_learner
+from jax_mix.training.config import Config
+from jax_mix.training.evaluation import evaluate
+from jax_mix.training.models import PreActResNet
+from jax_mix.training.step import Recipe, pure_step
+from parity_tests.tolerances import assert_close
+
+CONFIG = Config(epochs=1, width=4, batch_size=256, mix_groups=8, devices=1)
+FLAGS = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--mix-groups", "8"]
+
+
+@pytest.fixture(scope="module")
+def on_one_device(digits):
+    return loop.train(CONFIG, digits)[-1][0]
+
+
+def test_eight_devices_give_the_same_losses(on_one_device, digits):
+    _, _, (record,) = loop.train(dataclasses.replace(CONFIG, devices=8, ema=0.9), digits)
+    assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
+    other = dataclasses.replace(CONFIG, mix_groups=1)
+    _, _, (record,) = loop.train(other, digits)  # groups are what partners depend on
+    with pytest.raises(AssertionError):
+        assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
+
+
+def two_processes(*flags, of_each=((), ())):
+    """train.py in two processes of four devices: status, stdout and stderr of each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "train.py", *FLAGS, *flags]
+    command += ["--feed", "grain", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    processes = [
+        subprocess.Popen(
+            [*command, *own, "--process-id", str(i)],
+            cwd=Path(__file__).parents[2],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i, own in enumerate(of_each)
+    ]
+    output = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *told) for process, told in zip(processes, output, strict=True)]
+
+
+def test_two_processes_with_different_flags_are_told(data_dir, tmp_path):
+    own = (["--mix", "mixup"], ["--mix", "cutmix"])
+    for status, _, told in two_processes("--data-dir", data_dir, "--out", str(tmp_path), "--name", "two", of_each=own):
+        assert status == 2, told
+        assert "--process-id: --alpha is 0.4 in process 0, but 1.0 in process 1: all processes need" in told
+
+
+def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
+    done = two_processes("--data-dir", data_dir, "--out", str(tmp_path), "--name", "two")
+    assert [status for status, *_ in done] == [0, 0], done
+    (line,) = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    assert_close(json.loads(line)["loss"], on_one_device["loss"], "losses on other devices")
+    assert "test accuracy" in done[0][1]
+    assert "test accuracy" not in done[1][1]  # the first alone prints and writes
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert [config[name] for name in ("coordinator", "num_processes", "process_id", "mix_groups")] == [None] * 3 + [8]
+
+
+METHODS = {
+    "none": None,
+    "mixup": jax_mix.MixUp(groups=8),
+    "manifold": jax_mix.ManifoldMixup(layers=("layer1", "layer2"), groups=8),
+    "cutmix": jax_mix.CutMix(groups=8),
+}
+
+
+def collectives(method, axis_type, digits, **recipe):
+    """Those of a whole training step on a batch that is split over eight devices, as compiled."""
+    mesh = jax.make_mesh((8,), ("batch",), (axis_type,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    learner = make_learner(Config(ema=0.9), PreActResNet(1, 10, blocks=(1, 1), width=4, rngs=nnx.Rngs(0)), 10)
+    graphdef, state = nnx.split(learner)
+    batch = data.Examples(*(data.from_host(a[:64], devices.split(mesh)) for a in digits.train))
+    normalize = jax.device_put(digits.normalize, everywhere)
+    recipe = Recipe(method, ema=0.9, augment="none", **recipe)
+
+    def step(state, key, batch, normalize):
+        return pure_step(graphdef, state, key, batch, normalize, recipe)
+
+    with jax.set_mesh(mesh):
+        arguments = jax.device_put(state, everywhere), jax.random.key(0), batch, normalize
+        text = jax.jit(step).lower(*arguments).compile().as_text()
+    kinds = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
+    return set(re.findall(rf"\b({'|'.join(kinds)})(?:-start)?\(", text))
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", ["manifold", "cutmix"])
+def test_a_step_only_sums_over_devices(name, axis_type, digits):
+    """Gradients, and BatchNorm's means; partners are of the same device."""
+    assert collectives(METHODS[name], axis_type, digits) == {"all-reduce"}
+
+
+def test_partners_of_the_whole_batch_are_fetched_from_other_devices(digits):
+    """What the test above would see."""
+    assert collectives(jax_mix.MixUp(groups=1), AxisType.Auto, digits) > {"all-reduce"}
+
+
+def test_parts_of_a_batch_stay_on_their_devices(digits):
+    assert collectives(METHODS["mixup"], AxisType.Auto, digits, accumulate=2) <= {"all-reduce"}
+
+
+def test_as_many_labels_as_images(digits):
+    """Evaluation on several devices, whose number does not divide that of the test images."""
+    model = PreActResNet(1, 10, blocks=(1, 1), width=4, rngs=nnx.Rngs(0))
+    shardings = devices.split(devices.make_mesh(7)), None
+    on_seven, on_one = (evaluate(nnx.clone(model), digits, sharding) for sharding in shardings)
+    np.testing.assert_allclose(list(on_seven.values()), list(on_one.values()), rtol=1e-4)

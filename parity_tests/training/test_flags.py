@@ -1,0 +1,138 @@
+"""What cannot be used is told in one sentence, before anything is trained or written; --help tells of every flag."""
+
+import pytest
+
+import train
+from jax_mix.training import data
+from jax_mix.training.config import Config
+
+BAD_INPUT = {
+    "alpha 0": (["--alpha", "0"], ["--alpha", "positive", "0.0", "--mix none"]),
+    "alpha negative": (["--alpha", "-0.4", "--mix", "cutmix"], ["--alpha", "positive", "-0.4"]),
+    "alpha nan": (["--alpha", "nan"], ["--alpha", "finite", "nan"]),
+    "alpha infinite": (["--alpha", "inf"], ["--alpha", "finite", "inf"]),
+    "alpha without mixing": (["--mix", "none", "--alpha", "1"], ["--alpha is 1.0", "--mix none"]),
+    "layers without manifold": (["--mix", "cutmix", "--layers", "stem"], ["--layers", "--mix manifold", "cutmix"]),
+    "layer unknown": (
+        ["--layers", "stem", "layr1", "--width", "4"],
+        ["--layers", "'layr1'", "did you mean 'layer1'", "'stem'"],
+    ),
+    "epochs 0": (["--epochs", "0"], ["--epochs", "at least 1", "0"]),
+    "batch size 0": (["--batch-size", "0"], ["--batch-size", "at least 1", "0"]),
+    "batch size above the set": (["--batch-size", "1440"], ["--batch-size", "at most 1437", "1440"]),
+    "checkpoint every 0": (["--checkpoint-every", "0"], ["--checkpoint-every", "at least 1", "0"]),
+    "nothing to resume": (["--resume", "--width", "4"], ["--resume: there is no checkpoint in"]),
+    "width 0": (["--width", "0"], ["--width", "at least 1"]),
+    "learning rate 0": (["--learning-rate", "0"], ["--learning-rate", "positive", "0.0"]),
+    "alpha end 0": (["--alpha-end", "0"], ["--alpha-end", "positive", "0.0"]),
+    "alpha end without mixing": (["--mix", "none", "--alpha-end", "1"], ["--alpha-end is 1.0", "--mix none"]),
+    "groups without mixing": (["--mix", "none", "--mix-groups", "2"], ["--mix-groups is 2", "--mix none"]),
+    "groups": (["--mix-groups", "7"], ["--mix-groups must divide the 64 images", "7"]),
+    "groups of a part": (["--mix-groups", "64", "--accumulate", "2"], ["--mix-groups must divide the 32 images", "64"]),
+    "groups 0": (["--mix-groups", "0"], ["--mix-groups", "at least 1", "0"]),
+    "unmixed epochs": (["--mix-off-epochs", "21"], ["--mix-off-epochs", "from 0 to --epochs 20", "21"]),
+    "accumulate 0": (["--accumulate", "0"], ["--accumulate", "at least 1", "0"]),
+    "accumulate": (["--accumulate", "3"], ["--accumulate must divide --batch-size 64", "3"]),
+    "label smoothing 1": (["--label-smoothing", "1"], ["--label-smoothing", "less than 1", "1.0"]),
+    "ema 1": (["--ema", "1"], ["--ema", "between 0 and 1", "1.0"]),
+    "devices 0": (["--devices", "0"], ["--devices", "at least 1", "0"]),
+    "more devices than there are": (["--devices", "9"], ["--devices", "at most 8", "9"]),
+    "a batch that devices cannot share": (
+        ["--devices", "3"],
+        ["--batch-size must be a multiple of 3, the 3 devices", "got 64", "fewer --devices"],
+    ),
+    "a part that devices cannot share": (["--accumulate", "16"], ["multiple of 128", "--accumulate 16", "got 64"]),
+    "processes without coordinator": (["--num-processes", "2"], ["--num-processes is 2", "--coordinator is None"]),
+    "coordinator without port": (["--coordinator", "host"], ["--coordinator", "host:port or auto", "'host'"]),
+    "coordinator alone": (["--coordinator", "host:1"], ["--num-processes must be given"]),
+    "no process": (
+        ["--coordinator", "host:1", "--num-processes", "2", "--process-id", "2"],
+        ["--process-id", "from 0 to 1", "2"],
+    ),
+    "no cluster": (["--coordinator", "auto"], ["--coordinator auto", "could not be joined"]),
+    "config not there": (["--config", "no.json"], ["--config", "'no.json'", "No such file"]),
+    "config of a list": (["--config", "LIST"], ["--config", "is not the config.json of a run"]),
+    "milestones beyond the run": (
+        ["--schedule", "step", "--milestones", "0.5", "1.5"],
+        ["--milestones", "between 0 and 1", "(0.5, 1.5)"],
+    ),
+    "milestones without step": (["--milestones", "0.3"], ["--milestones", "--schedule step", "one_cycle"]),
+    "weight decay negative": (["--weight-decay", "-1"], ["--weight-decay", "0 or positive", "-1.0"]),
+    "seed negative": (["--seed", "-1"], ["--seed", "from 0 to 4294967295", "-1"]),
+    "data set misspelt": (["--dataset", "fashion_mnst"], ["--dataset 'fashion_mnst'", "did you mean 'fashion_mnist'"]),
+    "data set not a name": (["--dataset", "a/../digits"], ["--dataset 'a/../digits'", "neither known to TFDS nor in"]),
+    "folder not there": (["--dataset", "../photos"], ["--dataset ../photos: there is no such folder"]),
+    "image size 0": (["--image-size", "0"], ["--image-size", "from 1 to 4096", "0"]),
+    "test fraction": (["--test-fraction", "1"], ["--test-fraction", "between 0 and 1", "1.0"]),
+    "workers negative": (["--workers", "-1"], ["--workers", "from 0 to", "-1"]),
+    "images of a giant": (["--image-size", "100000"], ["--image-size", "from 1 to 4096", "100000"]),
+    "groups of one": (["--mix-groups", "64"], ["--mix-groups", "two images or more", "64"]),
+    "workers without number": (["--workers", "100000"], ["--workers", "four a core", "100000"]),
+    "workers for the device": (["--workers", "2", "--feed", "device"], ["--workers is 2", "--feed device"]),
+    "model misspelt": (["--model", "resnet19"], ["--model 'resnet19'", "did you mean 'resnet18'"]),
+    "width of a model that has none": (["--model", "mlp", "--width", "8"], ["--width is 8", "--model mlp"]),
+    "more images than there are": (["--train-images", "1438"], ["--train-images", "at most 1437", "1438"]),
+    "no images": (["--train-images", "0"], ["--train-images", "at least 1", "0"]),
+    "label noise": (["--label-noise", "1.5"], ["--label-noise", "from 0 to 1", "1.5"]),
+    "compared method misspelt": (["compare", "--methods", "manifld"], ["--methods", "did you mean 'manifold'"]),
+    "compared method's alpha": (["compare", "--methods", "mixup:a"], ["--methods: 'mixup:a'", "mixup:0.4"]),
+    "compared method's alpha 0": (["compare", "--methods", "none", "mixup:0"], ["--alpha", "positive", "0.0"]),
+    "alpha of no mixing": (["compare", "--methods", "none:1"], ["--methods: 'none:1'", "without an alpha"]),
+    "a method twice": (["compare", "--methods", "none", "none"], ["--methods", "differ", "('none', 'none')"]),
+    "no method": (["compare", "--methods"], ["--methods", "at least one"]),
+    "seeds 0": (["compare", "--seeds", "0"], ["--seeds", "from 1 to 1000", "0"]),
+    "attacked 0": (["compare", "--attacked", "0"], ["--attacked", "at least 1", "0"]),
+    "noise level": (["compare", "--noise-levels", "0.2", "20"], ["--noise-levels", "at most 1", "20.0"]),
+    "radius": (["compare", "--radii", "0"], ["--radii", "above 0", "0.0"]),
+    "compared batch": (["compare", "--batch-size", "1440"], ["--batch-size", "at most 1437", "1440"]),
+    "compared layers": (["compare", "--layers", "layr1"], ["--layers", "did you mean 'layer1'"]),
+    "compared width": (["compare", "--width", "0"], ["--width", "at least 1", "0"]),
+    "data set not there": (
+        ["--dataset", "cifar10"],
+        ["--dataset cifar10 is not prepared in", "--data-dir", "tfds build cifar10 --file_format=array_record"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
+    arguments, fragments = BAD_INPUT[case]
+    if arguments == ["--config", "LIST"]:
+        arguments = ["--config", str(tmp_path / "list.json")]
+        (tmp_path / "list.json").write_text("[1]")
+    command, arguments = (arguments[:1], arguments[1:]) if arguments[0] == "compare" else ([], arguments)
+    assert train.main([*command, "--data-dir", data_dir, "--out", str(tmp_path / "runs"), *arguments]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("train.py: ")
+    assert all(fragment in told for fragment in fragments), told
+    assert not (tmp_path / "runs").exists()  # nothing is left behind
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_data_is_read(data_dir, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(data, "load", lambda *_: pytest.fail("the data was read"))
+    assert train.main(["--data-dir", data_dir, "--out", str(tmp_path / "file")]) == 2
+    assert "--out: cannot write to the folder" in capsys.readouterr().err
+
+
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train.main(["--data-dir", str(tmp_path / "file"), "--out", str(tmp_path)]) == 2
+    assert "--data-dir: cannot prepare the digits" in capsys.readouterr().err
+
+
+def test_a_data_set_is_looked_for_without_the_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    assert train.main(["--dataset", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "cifar10 is not prepared" in capsys.readouterr().err
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        train.main(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in Config.__dataclass_fields__:
+        flag = f"--{field.replace('_', '-')} "
+        assert flag in text
+        assert not text.split(flag)[1].split(" ", 1)[1].startswith("(default"), f"{flag} has no help"
+    assert "handwritten digits with Manifold Mixup" in text

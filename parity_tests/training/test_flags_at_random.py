@@ -1,0 +1,103 @@
+"""Flags at random: what a user gives ends in a run, or in one sentence, never in a traceback."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+import train
+from jax_mix.compare.cells import Cells
+from jax_mix.compare.settings import Comparison
+from jax_mix.training import data, devices
+from jax_mix.training.config import Config
+
+numbers = st.one_of(st.integers(-3, 300), st.sampled_from([0, 1, 2, 8, 64, 2**31, 2**40, -(2**40)])).map(str)
+floats = st.one_of(
+    st.floats(width=32).map(str), st.sampled_from(["0", "0.5", "1", "-1", "1e400", "nan", "inf", "None", "1e-400"])
+)
+odd = ["", "digits", "../x", "a b", "none", "--", "a/b:c", "None", "ünïcode", "x" * 300, "./" + "x" * 300, "auto"]
+words = st.one_of(st.sampled_from(odd), st.text(max_size=8))
+
+
+def values(name, kind):
+    """Strategies for what is written after a flag, right, wrong and of another type."""
+    choices = {
+        "mix": ["manifold", "mixup", "cutmix", "none", "mixip"],
+        "optimizer": ["sgd", "adam", "adamw", "sdg"],
+        "schedule": ["one_cycle", "cosine", "step", "constant"],
+        "dtype": ["float32", "bfloat16", "float16"],
+        "feed": ["auto", "device", "grain"],
+        "augment": ["none", "shift", "shift_flip"],
+        "batch_seeds": ["auto", "on", "off"],
+    }
+    if name in choices:
+        return st.sampled_from(choices[name]).map(lambda value: [value])
+    if "bool" in kind:
+        return st.just([])
+    if "tuple" in kind:
+        return st.lists(floats if "float" in kind else words, max_size=3)
+    right = floats if "float" in kind else numbers if "int" in kind else words
+    return st.one_of(right, right, right, words).map(lambda value: [value])
+
+
+def flags(config):
+    """Strategy for a command line of up to four flags of `config`."""
+    every = {f"--{f.name.replace('_', '-')}": values(f.name, str(f.type)) for f in dataclasses.fields(config)}
+    return st.lists(st.sampled_from(sorted(every)), max_size=4, unique=True).flatmap(
+        lambda names: st.tuples(*(every[name].map(lambda value, name=name: [name, *value]) for name in names))
+    )
+
+
+class Trains(Exception):
+    """Instead of training."""
+
+
+def check(patch, tmp_path, digits, arguments):
+    """Run train.py up to where it would train."""
+
+    def load(name, *others, **options):
+        return digits if name == "digits" else real_load(name, *others, **options)
+
+    def trains(*_, **__):
+        raise Trains
+
+    real_load, told = data.load, io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
+        patch.chdir(tmp_path)
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+        patch.setattr(data, "load", load)
+        patch.setattr(train, "train", trains)
+        patch.setattr(Cells, "read", trains)
+        patch.setattr(devices, "join", lambda *_: None)
+        try:
+            code = train.main(arguments)
+        except Trains:
+            code = 0
+        except SystemExit as ended:  # by the parser of flags, which says why
+            code = ended.code
+    event(f"ended with {code}")
+    assert code in (0, 2)
+    if code == 2:
+        assert len(told.getvalue()) > 20
+        assert "Traceback" not in told.getvalue()
+
+
+often = functools.partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@often(max_examples=500)
+@given(flags(Config))
+def test_no_traceback_reaches_the_user(monkeypatch, tmp_path, digits, given_flags):
+    with monkeypatch.context() as patch:
+        check(patch, tmp_path, digits, [word for flag in given_flags for word in flag])
+
+
+@often(max_examples=100)
+@given(flags(Comparison), st.booleans())
+def test_no_traceback_of_a_comparison_reaches_the_user(monkeypatch, tmp_path, digits, given_flags, quick):
+    with monkeypatch.context() as patch:
+        arguments = ["compare", *["--quick"] * quick, *(word for flag in given_flags for word in flag)]
+        check(patch, tmp_path, digits, arguments)

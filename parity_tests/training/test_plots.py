@@ -1,0 +1,125 @@
+"""jax_mix/training/plots.py and files.py: pictures are written whole, and say what was drawn."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from matplotlib.figure import Figure
+
+import jax_mix
+from jax_mix.training import files, plots
+from jax_mix.training.errors import UserError
+
+NAMES = ("cat", "dog", "newt")
+IMAGE = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+LABEL = np.array([0, 1, 2, 1, 0])
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were saved."""
+    saved = []
+    savefig = Figure.savefig
+
+    def spy(figure, *args, **kwargs):
+        saved.append(figure)
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return saved
+
+
+def texts(figure):
+    return [figure.get_suptitle(), *(text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()))]
+
+
+def check_png(path):
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
+    with PIL.Image.open(path) as picture:
+        picture.verify()
+        assert picture.format == "PNG"
+        assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize(
+    ("mix", "expected"),
+    [
+        (None, ["one batch, not mixed", "cat", "newt"]),
+        (
+            jax_mix.Mix(jnp.array([0.75, 1, 0.5, 0.5, 0.5]), jnp.array([2, 0, 1, 4, 3])),
+            ["one mixed batch", "newt, number 2", "λ = 0.75, at input\n75% cat\n25% newt"],
+        ),
+        (
+            jax_mix.Mix(jnp.array([0.75] * 5), jnp.array([2, 0, 1, 4, 3]), layer="layer1"),
+            [
+                "one mixed batch, drawn for the hidden layer 'layer1', shown on the input",
+                "λ = 0.75, at layer1\n75% cat\n25% newt",
+            ],
+        ),
+        (
+            jax_mix.Mix.from_box(jnp.array([2, 0, 1, 4, 3]), jnp.array([0, 2, 4, 6]), (8, 8)),
+            ["λ = 0.75, rows 0:4, columns 2:6\n75% cat\n25% newt"],
+        ),
+        (
+            jax_mix.Mix.from_box(jnp.array([2, 0, 1, 4, 3]), jnp.array([[0, 2, 4, 6]] + [[0, 0, 8, 4]] * 4), (8, 8)),
+            ["λ = 0.75, rows 0:4, columns 2:6\n75% cat\n25% newt", "λ = 0.50, rows 0:8, columns 0:4\n50% dog\n50% cat"],
+        ),
+    ],
+    ids=["none", "mixup", "manifold", "cutmix", "a box each"],
+)
+def test_a_mixed_batch_is_drawn_with_its_draw(mix, expected, figures, tmp_path):
+    plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE, LABEL, NAMES, mix)
+    check_png(tmp_path / "batch.png")
+    assert set(expected) <= set(texts(figures[0])), texts(figures[0])
+
+
+def test_the_rows_are_image_partner_and_mix(figures, tmp_path):
+    mix = jax_mix.Mix(jnp.array([0.75, 1, 0.5, 0.5, 0.5]), jnp.array([2, 0, 1, 4, 3]))
+    plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE, LABEL, NAMES, mix, limit=3)
+    shown = np.stack([axes.images[0].get_array() for axes in figures[0].axes]).reshape(3, 3, 8, 8, 3)
+    pixels = IMAGE.astype(np.float64) / IMAGE.max()
+    lam = np.array([0.75, 1, 0.5]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(shown[0], pixels[:3], rtol=1e-6)
+    np.testing.assert_allclose(shown[1], pixels[[2, 0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(shown[2], lam * pixels[:3] + (1 - lam) * pixels[[2, 0, 1]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_sampled_manifold_draw_and_gray_images_can_be_drawn(figures, tmp_path):
+    method = jax_mix.ManifoldMixup(0.4, layers=("stem",), use_input=False)
+    mix = method.sample(jax.random.key(0), (5, 8, 8, 1))
+    plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE[..., :1], LABEL, NAMES, mix, limit=2)
+    check_png(tmp_path / "batch.png")
+    assert "hidden layer 'stem'" in figures[0].get_suptitle()
+
+
+def test_a_learning_curve_of_one_epoch_can_be_drawn(tmp_path):
+    plots.plot_learning_curve(tmp_path / "c.png", [{"epoch": 1, "loss": 1.0, "nll": 0.5, "accuracy": 0.9}], title="run")
+    check_png(tmp_path / "c.png")
+
+
+def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path):
+    path = tmp_path / "metrics.json"
+    files.write_json(path, {"accuracy": 0.5})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"accuracy": object()})
+
+    def interrupted():
+        with files.write_atomically(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert json.loads(path.read_text()) == {"accuracy": 0.5}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checking_a_folder_makes_nothing(tmp_path):
+    files.check_writable(tmp_path / "runs" / "first")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out: cannot write to the folder .*file.first"):
+        files.check_writable(tmp_path / "file" / "first")

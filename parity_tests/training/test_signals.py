@@ -1,0 +1,72 @@
+"""jax_mix/training/signals.py: a run that is asked to end does so in order."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from jax_mix.training import signals
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def heard():
+    """SIGINT as in a terminal; in the background of a shell it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_the_old_handlers_come_back(number, capfd, heard):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with signals.catch() as stop:
+        assert stop.signal is None
+        signal.raise_signal(number)
+        assert stop.signal is number
+    assert f"{number.name}: ending in order" in capfd.readouterr().err  # else one would press Ctrl-C again
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once(number):
+    code = f"""
+import signal
+from jax_mix.training import signals
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with signals.catch() as stop:
+    signal.raise_signal(signal.SIGINT)
+    print(stop.signal.name, flush=True)
+    signal.raise_signal({int(number)})
+    print("still here", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-number, "SIGINT\n")
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and a shell's & do
+    try:
+        with signals.catch() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signal is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_in_another_thread_signals_are_left_alone():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work():
+        with signals.catch() as stop:
+            seen.extend([stop.signal, signal.getsignal(signal.SIGINT)])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None, before]

@@ -1,0 +1,227 @@
+"""train.py from end to end: every method runs, equal seeds give equal bits, and what is cut off goes on."""
+
+import contextlib
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+from flax import nnx
+
+import jax_mix
+import train
+from jax_mix.training import data, loop
+from jax_mix.training.build import split_seed
+from jax_mix.training.config import Config
+from jax_mix.training.flags import parse
+from jax_mix.training.step import pure_step
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def first_run(data_dir, tmp_path_factory):
+    """A short run of the defaults: its folder, model and metrics."""
+    out = tmp_path_factory.mktemp("runs")
+    return out, *train.run(Config(data_dir=data_dir, out=str(out), name="first", epochs=6, width=4, devices=1))
+
+
+def test_the_defaults_learn(first_run):
+    _, _, metrics = first_run
+    assert metrics["accuracy"] > 0.8
+    assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"]
+
+
+def test_a_run_leaves_its_files(first_run):
+    out, _, metrics = first_run
+    names = sorted(path.name for path in (out / "first").iterdir())
+    assert names == [
+        "checkpoints",
+        "config.json",
+        "events.out.tfevents.000000001",
+        "learning_curve.png",
+        "metrics.json",
+        "metrics.jsonl",
+        "mixed_batch.png",
+    ]
+    assert json.loads((out / "first" / "metrics.json").read_text()) == metrics
+    assert [record["epoch"] for record in metrics["history"]] == [1, 2, 3, 4, 5, 6]
+    lines = (out / "first" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics["history"]
+    assert {name: metrics["history"][-1][name] for name in ("accuracy", "nll", "ece")}.items() <= metrics.items()
+    config = json.loads((out / "first" / "config.json").read_text())
+    assert (config["alpha"], config["layers"], config["epochs"]) == (0.4, ["layer1", "layer2"], 6)
+
+
+def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
+    out, model, metrics = first_run
+    file = str(out / "first" / "config.json")
+    again, metrics_again = train.run(parse(["--config", file, "--out", str(tmp_path), "--devices", "1"], Config))
+    assert metrics_again == metrics
+    leaves, leaves_again = (jax.tree.leaves(nnx.to_pure_dict(nnx.state(m))) for m in (model, again))
+    assert len(leaves) == len(leaves_again) > 20
+    assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(leaves, leaves_again, strict=True))
+    assert (tmp_path / "digits-manifold-0" / "metrics.json").read_bytes() == (
+        out / "first" / "metrics.json"
+    ).read_bytes()
+
+
+SHORT = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--devices", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mix", "none"], {"alpha": None, "layers": None}),
+        (["--mix", "mixup"], {"alpha": 0.4, "layers": None}),
+        (["--mix", "cutmix"], {"alpha": 1.0, "layers": None}),
+        (
+            ["--mix", "manifold", "--alpha", "2", "--layers", "layer*"],
+            {"alpha": 2.0, "layers": ["layer1", "layer2", "layer3"]},
+        ),
+    ],
+    ids=lambda value: value[1] if isinstance(value, list) else "",
+)
+def test_each_method_runs(arguments, expected, data_dir, tmp_path, capsys):
+    assert train.main([*SHORT, *arguments, "--data-dir", data_dir, "--out", str(tmp_path), "--seed", "7"]) == 0
+    folder = tmp_path / f"digits-{arguments[1]}-7"
+    config = json.loads((folder / "config.json").read_text())
+    assert expected.items() <= config.items()
+    assert np.isfinite(json.loads((folder / "metrics.json").read_text())["nll"])
+    output = capsys.readouterr().out
+    assert "1437 training and 360 test images of 8x8x1, 10 classes" in output
+    assert "test accuracy" in output
+    assert str(folder) in output
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, tmp_path, capsys, monkeypatch):
+    out, _, _ = first_run
+    arguments = ["--data-dir", data_dir, "--epochs", "6", "--width", "4", "--out", str(tmp_path), "--name", "first"]
+    arguments += ["--devices", "1"]
+    step = pure_step
+    calls = []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == 40:  # within the second epoch
+            signal.raise_signal(signal.SIGTERM)
+        return step(*args)
+
+    monkeypatch.setattr(loop, "pure_step", stopped)
+    assert train.main(arguments) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith("train.py: stopped at step 40 by SIGTERM; continue with --resume.\n")
+    assert not (tmp_path / "first" / "metrics.json").exists()
+
+    assert train.main(arguments) == 2
+    assert "has the checkpoint of step 40 of a run that is not finished" in capsys.readouterr().err
+    assert train.main([*arguments, "--resume", "--seed", "1", "--alpha", "0.2"]) == 2
+    assert "made with --alpha 0.4, --seed 0; now they are 0.2 and 1." in capsys.readouterr().err
+
+    def results():
+        return [(folder / "first" / "metrics.json").read_bytes() for folder in (out, tmp_path)]
+
+    assert train.main([*arguments, "--resume"]) == 0
+    steps = 6 * (1437 // 64)
+    assert len(calls) == steps  # none was done twice
+    first, resumed = results()
+    assert resumed == first
+    (tmp_path / "first" / "metrics.json").unlink()
+    assert train.main([*arguments, "--resume"]) == 0
+    assert "the run is finished: its results are written again" in capsys.readouterr().out
+    first, again = results()
+    assert (again, len(calls)) == (first, steps)
+    config = [json.loads((folder / "first" / "config.json").read_text()) for folder in (out, tmp_path)]
+    assert config[0] | {"out": ""} == config[1] | {"out": ""}
+    assert config[0]["name"] is None  # repeated with other flags, it replaces nothing of that name
+
+    del calls[:-39]  # now the next call is the fortieth
+    assert train.main(arguments) == 128 + signal.SIGTERM  # a finished run is replaced
+    assert [path.name for path in (tmp_path / "first" / "checkpoints").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("every", ["1", "5"])
+def test_a_step_that_fails_leaves_its_draw_and_no_checkpoint(every, data_dir, digits, tmp_path, capsys):
+    arguments = ["--learning-rate", "1e30", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "high"]
+    assert train.main([*SHORT, *arguments, "--checkpoint-every", every]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    what, step = {"1": ("the model became infinite or nan", 2), "5": ("the loss became nan", 3)}[every]
+    path = tmp_path / "high" / "failed_step.npz"
+    assert told == (
+        f"train.py: --learning-rate 1e+30 is too high: {what} in step {step}; its images and draw are in '{path}', "
+        "checkpoints are kept."
+    )
+    assert [folder.name for folder in (tmp_path / "high").glob("checkpoints/*")] == (["1"] if every == "1" else [])
+
+    failed = dict(np.load(path))
+    index = failed.pop("index")
+    assert failed.pop("step") == step
+    order_key, step_key = split_seed(Config())[1:3]
+    np.testing.assert_array_equal(index, data.epoch_batches(order_key, 1, 1437, 256)[step - 1])
+    key = jax.random.fold_in(step_key, step - 1)
+    np.testing.assert_array_equal(failed.pop("key"), jax.random.key_data(key))
+    mix = jax_mix.Mix(**failed)  # to be replayed
+    expected = jax_mix.ManifoldMixup(layers=("layer1", "layer2")).sample(jax.random.split(key)[1], (256, 8, 8, 1))
+    np.testing.assert_allclose(mix.lam, expected.lam, rtol=1e-6)
+    np.testing.assert_array_equal(mix.partner, expected.partner)
+    assert int(mix.layer) == int(expected.layer)
+    assert mix.layers.tolist() == ["input", "layer1", "layer2"]
+
+
+def test_other_images_or_labels_are_not_gone_on_with(data_dir, tmp_path, digits, capsys, monkeypatch):
+    flags = [*SHORT, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "other", "--devices", "1"]
+    assert train.main(flags) == 0
+    label = np.array(digits.train.label)
+    label[[0, 1]] = label[[1, 0]]
+    assert label[0] != label[1]
+    other = dataclasses.replace(digits, train=digits.train._replace(label=label))
+    monkeypatch.setattr(data, "load", lambda *_, **__: other)
+    assert train.main([*flags, "--resume"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"made with --dataset digits (1437 images, {digits.fingerprint}); now it is digits (1437 images, " in told
+
+
+def test_ctrl_c_before_training_ends_without_a_traceback(data_dir, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupted)
+    assert train.main([*SHORT, "--data-dir", data_dir, "--out", str(tmp_path)]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "train.py: stopped by SIGINT, outside of training.\n"
+
+
+def test_importing_brings_in_no_other_framework():
+    code = "import sys, train; print([m for m in ('torch', 'tensorflow', 'fastai') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_twenty_times_leaves_the_same_bytes(data_dir, tmp_path):
+    """SIGKILL to train.py itself at random moments, also while it starts, compiles, saves or writes its results."""
+
+    def start(name):
+        flags = ["--data-dir", data_dir, "--out", str(tmp_path), "--name", name, "--epochs", "30", "--width", "4"]
+        flags += ["--checkpoint-every", "5", "--ema", "0.9", "--feed", "grain"]
+        flags += ["--resume"] if any((tmp_path / name / "checkpoints").glob("[0-9]*[0-9]")) else []
+        return subprocess.Popen([sys.executable, "train.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def finish(name):
+        _, told = (process := start(name)).communicate()
+        assert process.returncode == 0, told
+        return [(tmp_path / name / file).read_bytes() for file in ("metrics.json", "metrics.jsonl")]
+
+    rng = random.Random(0)
+    for _ in range(20):
+        process = start("killed")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=rng.uniform(1, 25))
+        process.kill()
+        process.wait()
+    assert finish("killed") == finish("unbroken")

@@ -1,1 +1,0 @@
-"""What train.py is made of: data, models, evaluation, plots and files."""
