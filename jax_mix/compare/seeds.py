@@ -95,7 +95,11 @@ def train_seeds(
                     told = f"--learning-rate {each.learning_rate} is too high: the loss became {loss} in epoch {epoch}."
                     failures.setdefault(i, TrainingFailed(told))
                     continue
-                measured = evaluate(_learner(graphdef, states, i).evaluated, dataset)
+                try:
+                    measured = evaluate(_learner(graphdef, states, i).evaluated, dataset)
+                except TrainingFailed as error:
+                    failures[i] = error
+                    continue
                 history.append({"epoch": epoch, "step": first + epoch_steps, "loss": loss, **measured})
     return [
         failures[i] if i in failures else (_learner(graphdef, states, i).evaluated, history)

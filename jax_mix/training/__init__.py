@@ -23,6 +23,7 @@ NEEDED = (
     "importlib_resources",
     "sklearn",
     "matplotlib",
+    "absl",
     "tqdm",
     "tyro",
     "scipy",

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 
 from jax_mix.training import devices
 from jax_mix.training.data import Dataset, Normalize, from_host
+from jax_mix.training.errors import TrainingFailed
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -74,10 +75,19 @@ def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -
 
     Returns:
       `{"accuracy": ..., "nll": ..., "ece": ...}`.
+
+    Raises:
+      TrainingFailed: a logit is infinite or nan.
     """
     model.eval()
     logits = predict(model, data.normalize, data.test.image, sharding)
     model.train()
+    wrong = int(np.sum(~np.isfinite(logits).all(axis=1)))
+    if wrong:
+        raise TrainingFailed(
+            f"the logits of {wrong} of {len(logits)} test images are infinite or nan, though the weights are finite: "
+            "try --dtype float32, or a lower --learning-rate."
+        )
     return {k: float(v) for k, v in _measure(logits, data.test.label).items()}
 
 

@@ -48,7 +48,7 @@ def train(
     Raises:
       UserError: the batch is larger than the training set, a layer is unknown, there is no checkpoint to go on from,
         or there is one that should be kept.
-      TrainingFailed: the loss is no longer finite.
+      TrainingFailed: the loss, or a logit of a test image, is no longer finite.
       Stopped: SIGINT or SIGTERM came; the last step is in a checkpoint.
     """
     n, *image_size = dataset.train.image.shape

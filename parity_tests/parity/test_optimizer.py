@@ -9,9 +9,11 @@ from fastai.basics import Callback
 from fastai.callback import schedule as fastai_schedule
 from flax import nnx
 
+import jax_mix
 from jax_mix.training import optimizers
 from jax_mix.training.build import make_learner
 from jax_mix.training.config import Config
+from jax_mix.training.step import Recipe
 from parity_tests.tolerances import assert_close
 from torch_ref import fitting
 
@@ -162,3 +164,13 @@ def test_the_comparison_fails_for_the_other_weight_decay(other):
         keep = fastais({"adam": "adamw", "adamw": "adam"}[other], "constant", model)
         with pytest.raises(AssertionError):
             assert_close(ours(other, "constant", flax_model), keep.losses, "optimizer float64")
+
+
+def test_alpha_changes_as_fastais_cosine():
+    recipe = Recipe(jax_mix.MixUp(0.2), alpha_end=1.0, steps=10)
+    assert Recipe(recipe.method).method_at(5) is recipe.method
+    for step in range(10):
+        alpha = recipe.method_at(np.int32(step)).alpha
+        np.testing.assert_allclose(alpha, fastai_schedule.SchedCos(0.2, 1.0)(step / 10), rtol=1e-6)
+    draws = [jax.jit(lambda i: recipe.method_at(i).sample(jax.random.key(0), (1000,)).lam)(i) for i in (0, 9)]
+    assert np.mean(draws[0]) > 1.1 * np.mean(draws[1])  # a small alpha mixes less

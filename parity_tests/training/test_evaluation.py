@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, log_loss
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from jax_mix.training import evaluation
 from jax_mix.training.data import Dataset, Examples, Normalize
@@ -60,15 +58,6 @@ def test_ece_is_guos(predictions):
             expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     assert expected > 0.01
     assert float(evaluation.ece(*predictions)) == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("bins", [5, 15])
-def test_ece_is_torchmetrics(predictions, bins):
-    logits, label = predictions
-    theirs = multiclass_calibration_error(
-        torch.from_numpy(np.array(logits)), torch.from_numpy(np.array(label)), num_classes=5, n_bins=bins, norm="l1"
-    )
-    assert float(evaluation.ece(logits, label, bins=bins)) == pytest.approx(float(theirs), rel=1e-4)
 
 
 def test_the_reliability_diagram_is_scikit_learns(predictions):

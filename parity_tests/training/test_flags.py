@@ -1,5 +1,7 @@
 """What cannot be used is told in one sentence, before anything is trained or written; --help tells of every flag."""
 
+import dataclasses
+
 import pytest
 
 import train
@@ -131,8 +133,8 @@ def test_help_explains_every_field(capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         train.main(["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for field in Config.__dataclass_fields__:
-        flag = f"--{field.replace('_', '-')} "
+    for field in dataclasses.fields(Config):
+        flag = f"--{field.name.replace('_', '-')} "
         assert flag in text
         assert not text.split(flag)[1].split(" ", 1)[1].startswith("(default"), f"{flag} has no help"
     assert "handwritten digits with Manifold Mixup" in text

@@ -7,7 +7,6 @@ import jax.export
 import numpy as np
 import optax
 import pytest
-from fastai.callback import schedule as fastai_schedule
 from flax import nnx
 
 import jax_mix
@@ -174,16 +173,6 @@ def test_a_step_writes_over_the_old_state(digits):
     new, _ = pure_step(graphdef, state, jax.random.key(0), batch_of(digits), digits.normalize, Recipe())
     assert all(array.is_deleted() for array in jax.tree.leaves(state) if array.ndim > 0)
     assert jax.tree.structure(new) == jax.tree.structure(state)
-
-
-def test_alpha_changes_as_fastais_cosine():
-    recipe = Recipe(jax_mix.MixUp(0.2), alpha_end=1.0, steps=10)
-    assert Recipe(recipe.method).method_at(5) is recipe.method
-    for step in range(10):
-        alpha = recipe.method_at(np.int32(step)).alpha
-        np.testing.assert_allclose(alpha, fastai_schedule.SchedCos(0.2, 1.0)(step / 10), rtol=1e-6)
-    draws = [jax.jit(lambda i: recipe.method_at(i).sample(jax.random.key(0), (1000,)).lam)(i) for i in (0, 9)]
-    assert np.mean(draws[0]) > 1.1 * np.mean(draws[1])  # a small alpha mixes less
 
 
 def test_the_last_epochs_are_not_mixed(data_dir, digits):

@@ -101,6 +101,15 @@ def test_each_method_runs(arguments, expected, data_dir, tmp_path, capsys):
     assert str(folder) in output
 
 
+def test_the_default_network_runs_in_bfloat16(data_dir, tmp_path):
+    """In a process of its own, with JAX's own settings: Flax's norms need another promotion than these tests have."""
+    flags = ["--dtype", "bfloat16", "--epochs", "2", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "half"]
+    subprocess.run([sys.executable, "train.py", *flags], cwd=ROOT, check=True, capture_output=True)
+    history = json.loads((tmp_path / "half" / "metrics.json").read_text())["history"]
+    assert np.all(np.isfinite([[record["loss"], record["nll"], record["ece"]] for record in history]))
+    assert history[-1]["accuracy"] > 0.5
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, tmp_path, capsys, monkeypatch):
     out, _, _ = first_run
     arguments = ["--data-dir", data_dir, "--epochs", "6", "--width", "4", "--out", str(tmp_path), "--name", "first"]

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jax_mix.training.models.convolution import conv_general_dilated
 from jax_mix.training.models.initializers import kaiming_normal, kaiming_normal_fan_out, lecun_normal
+from jax_mix.training.models.pooling import global_mean
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -55,7 +56,7 @@ class PreActResNet(nnx.Module):
         x = self.stem(image)
         for name in self.stages:
             x = getattr(self, name)(x)
-        return self.head(jnp.mean(nnx.relu(self.norm(x)), axis=(1, 2)))
+        return self.head(global_mean(nnx.relu(self.norm(x))))
 
 
 def preact_resnet18(in_channels: int, num_classes: int, *, width: int = 64, rngs: nnx.Rngs) -> PreActResNet:
@@ -129,7 +130,7 @@ class ResNet(nnx.Module):
         x = _max_pool(nnx.relu(self.bn1(self.conv1(image))))
         for name in self.stages:
             x = getattr(self, name)(x)
-        return self.fc(jnp.mean(x, axis=(1, 2)))
+        return self.fc(global_mean(x))
 
 
 def resnet18(in_channels: int, num_classes: int, *, width: int = 64, rngs: nnx.Rngs) -> ResNet:
@@ -225,7 +226,7 @@ class XResNet(nnx.Module):
         x = _max_pool(self.stem(image))
         for name in self.stages:
             x = getattr(self, name)(x)
-        return self.fc(jnp.mean(x, axis=(1, 2)))
+        return self.fc(global_mean(x))
 
 
 def xresnet18(in_channels: int, num_classes: int, *, rngs: nnx.Rngs) -> XResNet:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_mix.training.models.initializers import lecun_normal
+from jax_mix.training.models.pooling import global_mean
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -67,7 +68,7 @@ class ViT(nnx.Module):
         x = x + jnp.broadcast_to(self.position[...].astype(x.dtype), x.shape)
         for block in self.blocks:
             x = block(x)
-        return self.head(jnp.mean(self.norm(x), axis=1))
+        return self.head(global_mean(self.norm(x)))
 
 
 class Block(nnx.Module):
