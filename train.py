@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from flax import nnx
@@ -27,15 +28,14 @@ try:
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
-from jax_mix.training.build import described, load, resolve
+from jax_mix.training.build import described, load, prepare, resolve
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import MAY_DIFFER, OF_EACH_PROCESS, Config
 from jax_mix.training.errors import Stopped, UserError, require
-from jax_mix.training.files import check_writable
 from jax_mix.training.flags import parse
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.run import folder_of, metrics_of, write_results
+from jax_mix.training.run import choose_folder, metrics_of, write_config, write_results
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -90,27 +90,33 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
       Stopped: SIGINT or SIGTERM came.
     """
     start = time.perf_counter()
-    folder = folder_of(config, f"{{dataset}}-{config.mix}-{config.seed}")
-    check_writable(folder)
+    first = devices.is_first()
+    folder = Path(devices.decided_by_first(lambda: str(choose_folder(config))))
 
-    # 1. The data, and with them all that the run depends on.
+    # 1. The data, and all else that the run is made of.
     config = resolve(config)
     dataset = load(config)
     print(dataset)
-    depends_on = described(config, dataset)
-    told = devices.disagreement(depends_on, of_each=OF_EACH_PROCESS)
+    told = devices.disagreement(described(config, dataset), of_each=OF_EACH_PROCESS)
     require(not told, f"--process-id: {told}: all processes need the same flags and data.")
+    prepared = prepare(config, dataset)
+    config = prepared.config
+    print(prepared.recipe.method or "no mixing")
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
-    first = devices.is_first()
-    with Checkpoints(folder / "checkpoints", depends_on, may_differ=MAY_DIFFER) as checkpoints:
-        model, recipe, history = train(config, dataset, checkpoints, Logs(folder) if first else None)
+    with Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints:
+        if not config.resume:
+            checkpoints.start_anew(overwrite=config.overwrite)
+        goes_on = config.resume and bool(checkpoints.steps)  # from a checkpoint that is compared with this config first
+        if first and not goes_on:
+            write_config(folder, config, anew=True)
+        model, history = train(prepared, checkpoints, Logs(folder) if first else None)
 
         # 3. The results; a checkpoint that could not be saved is told after them.
         metrics = metrics_of(history)
         print("test accuracy {accuracy:.2%}, NLL {nll:.4f}, ECE {ece:.4f}".format(**metrics))
         if first:
-            write_results(folder, config, dataset, recipe, history)
+            write_results(folder, prepared, history)
             print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 
 from jax_mix.compare.environment import environment
+from jax_mix.training.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,5 +40,5 @@ def save(name: str, results: dict[str, Any]) -> None:
     document = environment("torch", "fastai") | results
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.{kind}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    write_json(path, document)
     print(path.read_text())

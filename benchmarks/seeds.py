@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from benchmarks.measuring import save, side_by_side, summary
 from jax_mix.compare.seeds import train_seeds
 from jax_mix.training import data, loop
-from jax_mix.training.build import resolve
+from jax_mix.training.build import prepare, resolve
 from jax_mix.training.config import Config
 
 SEEDS, ROUNDS, IMAGES = 5, 5, 640
@@ -41,7 +41,7 @@ def measure(model: str, side: int) -> dict[str, object]:
         with contextlib.redirect_stdout(io.StringIO()), tqdm(disable=True) as progress:
             progress.n, progress.initial = 0, 0
             for each in configs:
-                loop.train(each, images, progress=progress)
+                loop.train(prepare(each, images), progress=progress)
 
     def together() -> None:
         with tqdm(disable=True) as progress:

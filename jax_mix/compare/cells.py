@@ -19,7 +19,7 @@ from jax_mix.compare.environment import environment
 from jax_mix.compare.seeds import train_seeds
 from jax_mix.compare.settings import Cell, Comparison
 from jax_mix.training import data, devices, evaluation
-from jax_mix.training.build import described, resolve, split_seed
+from jax_mix.training.build import described, prepare, resolve, split_seed
 from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER
 from jax_mix.training.errors import TrainingFailed, UserError
@@ -81,7 +81,7 @@ class Cells:
         with Checkpoints(unfinished / "checkpoints", depends_on, may_differ=MAY_DIFFER) as checkpoints:
             config = dataclasses.replace(config, resume=bool(checkpoints.steps))
             try:
-                model, _, history = train(config, self._data(cell), checkpoints, progress=progress)
+                model, history = train(prepare(config, self._data(cell)), checkpoints, progress=progress)
             except TrainingFailed as error:
                 result = failed(error)
             else:

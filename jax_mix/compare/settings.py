@@ -12,7 +12,8 @@ from jax_mix.training.errors import UserError, require
 from jax_mix.training.methods import METHODS
 
 NAMES = {"none": "no mixing", "mixup": "MixUp", "manifold": "Manifold Mixup", "cutmix": "CutMix"}
-_OF_A_RUN = ("mix", "seed", "label_noise", "resume", "coordinator", "num_processes", "process_id")  # not flags here
+# Not flags of a comparison.
+_OF_A_RUN = ("mix", "seed", "label_noise", "overwrite", "resume", "coordinator", "num_processes", "process_id")
 _ONLY_MIXED = ("alpha", "alpha_end", "mix_off_epochs", "mix_groups", "layers")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,29 @@ def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """All that a run depends on: its config, with the data set told by what is in it as well."""
     n = len(dataset.train.label)
     return dataclasses.asdict(config) | {"dataset": f"{config.dataset} ({n} images, {dataset.fingerprint})"}
+
+
+class Prepared(NamedTuple):
+    """A run that can start: what its config names, made."""
+
+    config: Config  # with nothing left open: alpha, groups and layers are those of the recipe
+    dataset: data.Dataset
+    model: nnx.Module
+    recipe: Recipe
+
+
+def prepare(config: Config, dataset: data.Dataset) -> Prepared:
+    """What `config`, as `resolve` gives it, names for `dataset`.
+
+    Raises:
+      UserError: the batch is larger than the training set, or the network or a layer cannot be used.
+    """
+    n = len(dataset.train.label)
+    require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
+    model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
+    recipe = make_recipe(config, model, dataset, steps=config.epochs * (n // config.batch_size))
+    layers = getattr(recipe.method, "layers", None)
+    return Prepared(dataclasses.replace(config, layers=layers), dataset, model, recipe)
 
 
 def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Module:

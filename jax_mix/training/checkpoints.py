@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -139,21 +139,17 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return step, self._manager.restore(step, args=items).state, run["history"]
 
-    def start_anew(self, finished: Callable[[Any, Any], bool]) -> None:
-        """The next save deletes the checkpoints there are, which must be those of a finished run.
-
-        Args:
-          finished: whether a run is, given its config and history.
+    def start_anew(self, *, overwrite: bool = False) -> None:
+        """Start without the checkpoints there are: the next save deletes them, if `overwrite`.
 
         Raises:
-          UserError: it is not, or all checkpoints are damaged.
+          UserError: there are some, and they must not be overwritten.
         """
         if self.steps:
-            step, run = self._newest()
             require(
-                finished(run["config"], run["history"]),
-                f"--name: '{self.folder}' has the checkpoint of step {step} of a run that is not finished: "
-                "continue it with --resume, give this one another --name, or delete the folder.",
+                overwrite,
+                f"--name: '{self.folder}' has the checkpoint of step {self.steps[-1]} of a run that is not finished: "
+                "continue it with --resume, give this one another --name, or replace it with --overwrite.",
             )
             self._to_delete = self.steps
 

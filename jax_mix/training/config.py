@@ -90,14 +90,15 @@ class RunFlags:
 
     seed: Seed = 0  # of everything random: the same seed on the same machine gives the same numbers
     out: str = "runs"  # folder for results
-    name: str | None = None  # the run's folder in out; a finished run there is replaced; None: DATASET-MIX-SEED
+    name: str | None = None  # the run's folder in out; None: DATASET-MIX-SEED, with a number if that is taken
+    overwrite: bool = False  # replace the run of that name
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFlags:
     """What a run that is cut off goes on from."""
 
-    resume: bool = False  # continue the run of that name from its last checkpoint
+    resume: bool = False  # continue the run of that name; or --resume runs/NAME and nothing else
     checkpoint_every: Count | None = None  # steps between checkpoints; None: those of an epoch
 
 
@@ -134,6 +135,7 @@ class Config(
         self._check_batch()
         self._check_data_and_schedule()
         self._check_processes()
+        require(not (self.resume and self.overwrite), "--resume goes on with a run, --overwrite replaces it: drop one.")
 
     def _check_mixing(self) -> None:
         mix, off = self.mix, self.mix_off_epochs
@@ -187,6 +189,7 @@ class Config(
 
 
 # What depends on where a run is, and what it is then. Other numbers of devices round otherwise, no more.
-HERE: dict[str, Any] = {"resume": False, **{field.name: field.default for field in dataclasses.fields(DeviceFlags)}}
+HERE: dict[str, Any] = {"resume": False, "overwrite": False}
+HERE |= {field.name: field.default for field in dataclasses.fields(DeviceFlags)}
 OF_EACH_PROCESS = ("process_id", "data_dir", "cache_dir", "feed", "workers", "out")  # of several
 MAY_DIFFER = ("data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", *HERE)

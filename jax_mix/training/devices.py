@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -38,6 +38,26 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--coordinator {coordinator}: the processes could not be joined ({reason}).") from error
+
+
+def decided_by_first(decide: Callable[[], str]) -> str:
+    """What `decide` gives, which process 0 alone calls, in every process.
+
+    Raises:
+      UserError: `decide` does, in every process.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    text = ""
+    if is_first():
+        try:
+            text = "=" + decide()
+        except UserError as error:
+            text = "!" + str(error)
+    mine = np.frombuffer(text.encode().ljust(_MOST), np.uint8)
+    text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(mine))).rstrip().decode()
+    require(text.startswith("="), text[1:])
+    return text[1:]
 
 
 def make_mesh(count: int | None = None) -> Mesh:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,16 +33,29 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def standard(value: Any) -> Any:
+    """`value` as JSON's standard has it: null for numbers that are infinite or nan, which it does not know.
+
+    >>> standard({"mean": 0.5, "interval": (-math.inf, math.nan)})
+    {'mean': 0.5, 'interval': [None, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: standard(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [standard(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all."""
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json.dumps(standard(value), indent=2, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
     """Write `values` to `path` as JSON, one a line, whole or not at all."""
     with write_atomically(path) as temporary:
-        temporary.write_text("".join(json.dumps(value) + "\n" for value in values))
+        temporary.write_text("".join(json.dumps(standard(value), allow_nan=False) + "\n" for value in values))
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:

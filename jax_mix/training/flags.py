@@ -21,7 +21,10 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 def parse(
     args: Sequence[str], kind: type[AnyConfig], default: AnyConfig | None = None, description: str | None = None
 ) -> AnyConfig:
-    """The config that flags describe; `--config FILE` stands for the flags of the run whose config.json that is.
+    """The config that flags describe.
+
+    `--config FILE` stands for the flags of the run whose config.json that is, `--resume FOLDER` for those of the run in
+    that folder, its name, and `--resume`.
 
     >>> parse(["--mix", "cutmix", "--epochs", "5"], Config).epochs
     5
@@ -38,8 +41,12 @@ def parse(
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
-    file, flags = parser.parse_known_args(args)
-    saved = _saved_flags(file.config) if file.config else []
+    parser.add_argument("--resume", nargs="?", const="")
+    given, flags = parser.parse_known_args(args)
+    saved = _saved_flags(given.config) if given.config else []
+    if given.resume is not None:
+        saved += _flags_of_run(given.resume) if given.resume else []
+        flags = ["--resume", *flags]
     # Groups whose names need not stand before their flags: --epochs, not --optimisation.epochs.
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     groups: Any = tyro.cli(
@@ -61,6 +68,15 @@ def _saved_flags(path: str) -> list[str]:
             of_flag = [] if value is True else value if isinstance(value, list) else [value]
             saved += [f"--{name.replace('_', '-')}", *map(str, of_flag)]
     return saved
+
+
+def _flags_of_run(path: str) -> list[str]:
+    """The flags that go on with the run in a folder."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--resume: there is no run in '{path}': a run's folder has a config.json.")
+    folder = folder.absolute() if folder.name in ("", "..") else folder
+    return [*_saved_flags(str(folder / "config.json")), "--out", str(folder.parent), "--name", folder.name]
 
 
 def _grouped(kind: type[Config], default: Config) -> type:

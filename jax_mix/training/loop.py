@@ -15,50 +15,43 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 from jax_mix.training import data, devices, signals
-from jax_mix.training.build import make_learner, make_model, make_recipe, split_seed
+from jax_mix.training.build import Prepared, make_learner, split_seed
 from jax_mix.training.checkpoints import Checkpoints, is_finite
-from jax_mix.training.config import Config
-from jax_mix.training.errors import Stopped, require
+from jax_mix.training.errors import Stopped
 from jax_mix.training.evaluation import evaluate
 from jax_mix.training.failed_step import failed_step
 from jax_mix.training.logs import Logs
-from jax_mix.training.step import Recipe, pure_step
+from jax_mix.training.step import pure_step
 
 
 def train(
-    config: Config,
-    dataset: data.Dataset,
+    run: Prepared,
     checkpoints: Checkpoints | None = None,
     logs: Logs | None = None,
     progress: tqdm[Any] | None = None,
-) -> tuple[nnx.Module, Recipe, list[dict[str, float]]]:
-    """Train a new model, or go on from a checkpoint, to the same numbers.
+) -> tuple[nnx.Module, list[dict[str, float]]]:
+    """Train a model, or go on from a checkpoint with `--resume`, to the same numbers.
 
     Args:
-      config: what the run depends on.
-      dataset: what to train on.
+      run: what is trained, on what, and how.
       checkpoints: of this run; None: there are none. Beside them goes the draw of a step that fails.
       logs: of this run; None: there are none.
       progress: a bar that counts the steps of several runs; None: this run has one of its own.
 
     Returns:
-      The model, or that of averaged weights; the recipe; and for each epoch its "epoch", the "step" it ended with, the
-      mean training "loss" and, on the test images, "accuracy", "nll" and "ece".
+      The model, or that of averaged weights; and for each epoch its "epoch", the "step" it ended with, the mean
+      training "loss" and, on the test images, "accuracy", "nll" and "ece".
 
     Raises:
-      UserError: the batch is larger than the training set, a layer is unknown, there is no checkpoint to go on from,
-        or there is one that should be kept.
+      UserError: the checkpoints cannot be used.
       TrainingFailed: the loss, or a logit of a test image, is no longer finite.
       Stopped: SIGINT or SIGTERM came; the last step is in a checkpoint.
     """
+    config, dataset, model, recipe = run
     n, *image_size = dataset.train.image.shape
-    require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
-    model_key, order_key, step_key, *_ = split_seed(config)
-    model = make_model(config, dataset, nnx.Rngs(model_key))
-    epoch_steps = n // config.batch_size
-    steps = config.epochs * epoch_steps
-    recipe = make_recipe(config, model, dataset, steps)
-    print(recipe.method or "no mixing")
+    _, order_key, step_key, *_ = split_seed(config)
+    steps = recipe.steps
+    epoch_steps = steps // config.epochs
     learner = make_learner(config, model, steps)
     mesh = devices.make_mesh(config.devices)
     split = devices.split(mesh)
@@ -70,13 +63,13 @@ def train(
     done, every = 0, config.checkpoint_every or epoch_steps
     history: list[dict[str, float]] = []
     losses: list[Any] = []  # of this epoch so far; on the device, for no step to wait for them
-    if checkpoints and config.resume:
+    if checkpoints and config.resume and not checkpoints.steps:
+        print("there is no checkpoint yet: from the beginning")
+    elif checkpoints and config.resume:
         done, state, saved = checkpoints.restore(state)
         nnx.update(learner, state)
         history, losses = saved["history"], saved["losses"]
         print("the run is finished: its results are written again" if done == steps else f"from step {done}")
-    elif checkpoints:
-        checkpoints.start_anew(lambda config, saved: len(saved["history"]) == config["epochs"])
 
     batches = data.batches(
         dataset.train,
@@ -128,4 +121,4 @@ def train(
                     checkpoints.save(done, state, {"history": history, "losses": losses})
                 if stopping:
                     raise Stopped(f"stopped at step {done} by {stopping.name}; continue with --resume.", stopping)
-    return learner.evaluated, recipe, history
+    return learner.evaluated, history

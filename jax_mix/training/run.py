@@ -1,19 +1,23 @@
-"""What a run leaves in its folder: config.json, metrics.json and two pictures."""
+"""What a run leaves, and where: config.json from its start, metrics.json and two pictures at its end."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jax_mix.training import data, plots
-from jax_mix.training.build import split_seed
+from jax_mix.training import plots
+from jax_mix.training.build import Prepared, split_seed
 from jax_mix.training.config import HERE, Config
-from jax_mix.training.files import write_json
-from jax_mix.training.step import Recipe
+from jax_mix.training.errors import require
+from jax_mix.training.files import check_writable, write_json
+
+# metrics.json first: without it a run is not finished.
+_LEFT = ("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json")
 
 
 def folder_of(config: Config, default: str) -> Path:
@@ -26,30 +30,69 @@ def folder_of(config: Config, default: str) -> Path:
     return Path(config.out) / (config.name or default.format(dataset=dataset))
 
 
+def choose_folder(config: Config) -> Path:
+    """Where a run's results go, or are that it goes on with; a finished run is not replaced unasked.
+
+    Without `--name` the folder is DATASET-MIX-SEED, or the first of DATASET-MIX-SEED-2, -3, ... that holds no finished
+    run; with `--resume` or `--overwrite` the last of them that there is.
+
+    Raises:
+      UserError: `--name` is that of a finished run; `--resume` finds none; or nothing can be written there.
+    """
+    first = folder_of(config, f"{{dataset}}-{config.mix}-{config.seed}")
+    if config.name:
+        folder = first
+        require(
+            config.resume or config.overwrite or not _is_finished(folder),
+            f"--name: '{folder}' holds a finished run: give this one another --name, or replace it with --overwrite.",
+        )
+    else:
+        numbered = (first.with_name(f"{first.name}-{i}") for i in itertools.count(2))
+        there = list(itertools.takewhile(Path.exists, itertools.chain([first], numbered)))
+        again = there and (config.resume or config.overwrite or not _is_finished(there[-1]))
+        folder = there[-1] if again else first.with_name(f"{first.name}-{len(there) + 1}") if there else first
+    begun = (folder / "config.json").exists() or any((folder / "checkpoints").glob("[0-9]*"))
+    require(begun or not config.resume, f"--resume: there is no checkpoint in '{folder / 'checkpoints'}'.")
+    check_writable(folder)
+    return folder
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / "metrics.json").exists()
+
+
+def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
+    """Write config.json, from which a run can be repeated or continued, before it trains.
+
+    Args:
+      folder: of the run; made if it is not there.
+      config: with nothing left open.
+      anew: what an earlier run in that folder left is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _LEFT if anew else ():
+        (folder / name).unlink(missing_ok=True)
+    # It tells how to repeat the run, not where: what repeats it goes to a folder of its own.
+    write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
+
+
 def metrics_of(history: list[dict[str, float]]) -> dict[str, Any]:
     """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece", and the whole "history"."""
     return {name: history[-1][name] for name in ("accuracy", "nll", "ece")} | {"history": history}
 
 
-def write_results(
-    folder: Path, config: Config, dataset: data.Dataset, recipe: Recipe, history: list[dict[str, float]]
-) -> None:
-    """Write what a finished run leaves.
+def write_results(folder: Path, run: Prepared, history: list[dict[str, float]]) -> None:
+    """Write what a finished run leaves: two pictures, then metrics.json, by which it is known to be finished.
 
     Args:
-      folder: of the run; made if it is not there.
-      config: as `resolve` gives it.
-      dataset: what was trained on.
-      recipe: of the steps.
+      folder: of the run.
+      run: what was trained, on what, and how.
       history: a record of each epoch.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    method = recipe.method
-    used = dataclasses.replace(config, layers=getattr(method, "layers", None), **HERE)
-    # It tells how to repeat the run; not where, or what repeats it with other flags would replace it.
-    write_json(folder / "config.json", dataclasses.asdict(used) | {"name": None})
-    write_json(folder / "metrics.json", metrics_of(history))
+    config, dataset, _, recipe = run
+    write_config(folder, config)
     plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
     image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
-    mix = method.sample(split_seed(config)[3], image.shape) if method else None
+    mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
+    write_json(folder / "metrics.json", metrics_of(history))

@@ -16,7 +16,7 @@ import train
 from jax_mix.compare import command, planar, seeds, summary
 from jax_mix.compare.settings import Comparison
 from jax_mix.training import data, evaluation, loop
-from jax_mix.training.build import make_learner, resolve, split_seed
+from jax_mix.training.build import make_learner, prepare, resolve, split_seed
 from jax_mix.training.config import Config
 from jax_mix.training.errors import TrainingFailed, UserError
 from parity_tests.tolerances import assert_close
@@ -311,7 +311,7 @@ def test_seeds_trained_as_one_are_those_trained_alone(flags, digits, capsys):
     datasets = [data.corrupt_labels(digits, 0.5, split_seed(each)[4]) for each in configs]
     together = seeds.train_seeds(configs, datasets, tqdm(disable=True))
     for each, dataset, (_, found) in zip(configs, datasets, together, strict=True):
-        _, _, history = loop.train(each, dataset)
+        _, history = loop.train(prepare(each, dataset))
         for one, other in zip(history, found, strict=True):
             assert_close(list(other.values()), list(one.values()), "another order of summation")
 

@@ -15,6 +15,7 @@ from fastai.losses import CrossEntropyLossFlat
 from flax import nnx
 
 from jax_mix.training import evaluation, loop
+from jax_mix.training.build import prepare
 from jax_mix.training.config import Config
 from jax_mix.training.data import Dataset
 from jax_mix.training.models import PreActResNet
@@ -36,7 +37,7 @@ FASTAI_METHODS = {
 
 def our_run(mix: str, seed: int, dataset: Dataset, epochs: int) -> dict[str, float]:
     """Test accuracy, NLL and ECE of train.py's own training."""
-    _, _, history = loop.train(Config(mix=mix, seed=seed, epochs=epochs, devices=1), dataset)
+    _, history = loop.train(prepare(Config(mix=mix, seed=seed, epochs=epochs, devices=1), dataset))
     return {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
 
 

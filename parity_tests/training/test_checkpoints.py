@@ -252,25 +252,20 @@ def test_a_checkpoint_of_other_arrays_is_refused(changed, told, two):
         checkpoints.restore(small(0) | changed)
 
 
-def test_a_run_that_is_not_finished_is_not_replaced(two):
-    def finished(config, history):
-        return config["batch_size"] == 64 and len(history) == epochs
-
-    epochs = 2
+def test_checkpoints_are_not_replaced_unasked(two):
     with Checkpoints(two, {}) as checkpoints, pytest.raises(UserError) as error:
-        checkpoints.start_anew(finished)
+        checkpoints.start_anew()
     assert str(error.value) == (
         f"--name: '{two}' has the checkpoint of step 20 of a run that is not finished: continue it with --resume, "
-        "give this one another --name, or delete the folder."
+        "give this one another --name, or replace it with --overwrite."
     )
-    epochs = 1
     with Checkpoints(two, {}) as checkpoints:
-        checkpoints.start_anew(finished)
+        checkpoints.start_anew(overwrite=True)
         assert checkpoints.steps == [10, 20]  # as long as there is nothing else
         checkpoints.save(5, small(5), [])
         assert checkpoints.steps == [5]
     with Checkpoints(two / "new", {}) as checkpoints:
-        checkpoints.start_anew(finished)  # there is nothing
+        checkpoints.start_anew()  # there is nothing
 
 
 def test_without_a_checkpoint_it_says_so(tmp_path):

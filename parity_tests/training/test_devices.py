@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_mix
 from jax_mix.training import data, devices, loop
-from jax_mix.training.build import make_learner
+from jax_mix.training.build import make_learner, prepare
 from jax_mix.training.config import Config
 from jax_mix.training.evaluation import evaluate
 from jax_mix.training.models import PreActResNet
@@ -30,14 +30,14 @@ FLAGS = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--mix-groups",
 
 @pytest.fixture(scope="module")
 def on_one_device(digits):
-    return loop.train(CONFIG, digits)[-1][0]
+    return loop.train(prepare(CONFIG, digits))[1][0]
 
 
 def test_eight_devices_give_the_same_losses(on_one_device, digits):
-    _, _, (record,) = loop.train(dataclasses.replace(CONFIG, devices=8, ema=0.9), digits)
+    _, (record,) = loop.train(prepare(dataclasses.replace(CONFIG, devices=8, ema=0.9), digits))
     assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
     other = dataclasses.replace(CONFIG, mix_groups=1)
-    _, _, (record,) = loop.train(other, digits)  # groups are what partners depend on
+    _, (record,) = loop.train(prepare(other, digits))  # groups are what partners depend on
     with pytest.raises(AssertionError):
         assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
 

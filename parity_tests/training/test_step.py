@@ -11,7 +11,7 @@ from flax import nnx
 
 import jax_mix
 from jax_mix.training import data, loop
-from jax_mix.training.build import make_learner
+from jax_mix.training.build import make_learner, prepare
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError
 from jax_mix.training.models import PreActResNet
@@ -154,7 +154,7 @@ def own(tmp_path):
 def test_a_model_that_sows_has_one_program(flags, own, digits):
     config = Config(model=own("Sows"), layers=("block",), epochs=2, devices=1, **flags)
     before = pure_step._cache_size()
-    model, _, _ = loop.train(config, data.take(digits, 256))
+    model, _ = loop.train(prepare(config, data.take(digits, 256)))
     assert pure_step._cache_size() == before + 1
     assert not jax.tree.leaves(nnx.state(model, nnx.Intermediate))  # of the evaluation neither
 
@@ -164,7 +164,7 @@ def test_a_model_that_sows_has_one_program(flags, own, digits):
 def test_a_model_that_adds_variables_is_told(flags, own, digits):
     config = Config(model=own("Sows", "self.sow(nnx.Intermediate", "self.sow(nnx.Cache"), layers=("block",), **flags)
     with pytest.raises(UserError, match=r"^--model: its forward pass adds Variables: make them before"):
-        loop.train(config, digits)
+        loop.train(prepare(config, digits))
 
 
 def test_a_step_writes_over_the_old_state(digits):
@@ -178,6 +178,8 @@ def test_a_step_writes_over_the_old_state(digits):
 def test_the_last_epochs_are_not_mixed(data_dir, digits):
     """Up to there the runs are equal; in the last epoch training loss falls below that of mixed batches."""
     config = Config(mix="mixup", alpha=8.0, epochs=2, width=4, devices=1)
-    mixed, off = (loop.train(dataclasses.replace(config, mix_off_epochs=epochs), digits)[-1] for epochs in (0, 1))
+    mixed, off = (
+        loop.train(prepare(dataclasses.replace(config, mix_off_epochs=epochs), digits))[1] for epochs in (0, 1)
+    )
     assert mixed[0] == off[0]
     assert off[1]["loss"] < 0.95 * mixed[1]["loss"]

@@ -136,13 +136,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
     def results():
         return [(folder / "first" / "metrics.json").read_bytes() for folder in (out, tmp_path)]
 
-    assert train.main([*arguments, "--resume"]) == 0
+    folder = str(tmp_path / "first")
+    assert train.main(["--resume", folder, "--devices", "1"]) == 0  # its config.json was there from the start
     steps = 6 * (1437 // 64)
     assert len(calls) == steps  # none was done twice
     first, resumed = results()
     assert resumed == first
     (tmp_path / "first" / "metrics.json").unlink()
-    assert train.main([*arguments, "--resume"]) == 0
+    config = str(tmp_path / "first" / "config.json")
+    assert train.main(["--config", config, "--name", "first", "--resume", "--devices", "1"]) == 0
     assert "the run is finished: its results are written again" in capsys.readouterr().out
     first, again = results()
     assert (again, len(calls)) == (first, steps)
@@ -150,8 +152,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
     assert config[0] | {"out": ""} == config[1] | {"out": ""}
     assert config[0]["name"] is None  # repeated with other flags, it replaces nothing of that name
 
+    assert train.main(arguments) == 2
+    told = f"--name: '{folder}' holds a finished run: give this one another --name, or replace it with --overwrite."
+    assert told in capsys.readouterr().err
+    assert results() == [first, again]
     del calls[:-39]  # now the next call is the fortieth
-    assert train.main(arguments) == 128 + signal.SIGTERM  # a finished run is replaced
+    assert train.main([*arguments, "--overwrite"]) == 128 + signal.SIGTERM
+    assert not (tmp_path / "first" / "metrics.json").exists()  # of what is gone
     assert [path.name for path in (tmp_path / "first" / "checkpoints").iterdir()] == ["1"]
 
 

@@ -1,0 +1,108 @@
+"""jax_mix/training/run.py: where a run's results go, and that none is replaced unasked."""
+
+import json
+import math
+import subprocess
+
+import pytest
+
+from jax_mix.training.config import Config
+from jax_mix.training.errors import UserError
+from jax_mix.training.files import write_json, write_jsonl
+from jax_mix.training.flags import parse
+from jax_mix.training.run import choose_folder, write_config
+
+
+def leave(folder, *names):
+    """What a run left: config.json, metrics.json when it was finished, a checkpoint."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.startswith("checkpoints/") else path.write_text("{}")
+
+
+FINISHED = ("config.json", "metrics.json", "checkpoints/440")
+BEGUN = ("config.json", "checkpoints/22")
+
+
+def test_a_finished_run_keeps_its_folder_and_the_next_has_a_number(tmp_path):
+    config = Config(out=str(tmp_path))
+    first, second, third = (tmp_path / f"digits-manifold-0{end}" for end in ("", "-2", "-3"))
+    assert choose_folder(config) == first
+    leave(first, *FINISHED)
+    assert choose_folder(config) == second
+    assert choose_folder(Config(out=str(tmp_path), seed=1)) == tmp_path / "digits-manifold-1"
+    leave(second, *FINISHED)
+    assert choose_folder(config) == third
+    assert choose_folder(Config(out=str(tmp_path), resume=True)) == second
+    assert choose_folder(Config(out=str(tmp_path), overwrite=True)) == second
+
+
+def test_a_run_that_has_begun_keeps_its_folder(tmp_path):
+    """Its checkpoint is refused then, or gone on with; without one there is nothing to lose."""
+    leave(tmp_path / "digits-manifold-0", *FINISHED)
+    for left in (BEGUN, BEGUN[:1], ("checkpoints/22",)):
+        leave(tmp_path / "digits-manifold-0-2", *left)
+        for flags in ({}, {"resume": True}, {"overwrite": True}):
+            assert choose_folder(Config(out=str(tmp_path), **flags)) == tmp_path / "digits-manifold-0-2"
+        subprocess.run(["rm", "-r", tmp_path / "digits-manifold-0-2"], check=True)
+
+
+def test_a_name_is_that_of_one_run(tmp_path):
+    leave(tmp_path / "mine", *FINISHED)
+    with pytest.raises(UserError, match=r"--name: '.*mine' holds a finished run: give .* replace it with --overwrite"):
+        choose_folder(Config(out=str(tmp_path), name="mine"))
+    for flags in ({"resume": True}, {"overwrite": True}):
+        assert choose_folder(Config(out=str(tmp_path), name="mine", **flags)) == tmp_path / "mine"
+    with pytest.raises(UserError, match=r"^--resume: there is no checkpoint in '.*other/checkpoints'\.$"):
+        choose_folder(Config(out=str(tmp_path), name="other", resume=True))
+    with pytest.raises(UserError, match="--resume goes on with a run, --overwrite replaces it"):
+        Config(resume=True, overwrite=True)
+
+
+def test_the_folder_of_a_run_is_all_that_resume_needs(tmp_path):
+    used = Config(mix="mixup", alpha=0.3, epochs=7, milestones=(0.5,), schedule="step", out=str(tmp_path), devices=2)
+    write_config(tmp_path / "some run", used, anew=True)
+    for given in (tmp_path / "some run", f"{tmp_path}/some run/"):
+        config = parse(["--resume", str(given)], Config)
+        assert (config.resume, config.name, config.devices) == (True, "some run", None)
+        assert (config.mix, config.alpha, config.epochs, config.milestones) == ("mixup", 0.3, 7, (0.5,))
+        assert choose_folder(config) == tmp_path / "some run"
+    assert parse(["--resume", str(given), "--checkpoint-every", "5"], Config).checkpoint_every == 5
+    assert parse(["--resume", "--epochs", "7"], Config) == Config(resume=True, epochs=7)
+    assert parse(["--epochs", "7", "--resume"], Config) == Config(resume=True, epochs=7)
+    with pytest.raises(
+        UserError, match=r"^--resume: there is no run in 'no/such': a run's folder has a config\.json\."
+    ):
+        parse(["--resume", "no/such"], Config)
+
+
+def test_a_run_from_its_own_folder(tmp_path, monkeypatch):
+    write_config(tmp_path / "here", Config(epochs=7), anew=True)
+    monkeypatch.chdir(tmp_path / "here")
+    config = parse(["--resume", "."], Config)
+    assert choose_folder(config) == tmp_path / "here"
+
+
+def test_overwriting_removes_what_the_earlier_run_left(tmp_path):
+    leave(tmp_path, *FINISHED, "failed_step.npz", "mixed_batch.png", "notes.txt")
+    write_config(tmp_path, Config(), anew=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "notes.txt"]
+
+
+def standard(text):
+    """The value of a JSON text, read by a parser that knows no NaN."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_what_is_written_is_standard_json(tmp_path):
+    value = {"nan": math.nan, "interval": (-math.inf, 0.5), "nested": [{"inf": math.inf}], "n": 1, "none": None}
+    expected = {"nan": None, "interval": [None, 0.5], "nested": [{"inf": None}], "n": 1, "none": None}
+    write_json(tmp_path / "a.json", value)
+    assert standard((tmp_path / "a.json").read_text()) == expected
+    write_jsonl(tmp_path / "a.jsonl", [value, value])
+    assert [standard(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [expected] * 2
