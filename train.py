@@ -63,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def train_command(flags: Sequence[str]) -> None:
     """`python train.py`: one run, of one process or of several."""
     config = parse(flags, Config, description=__doc__)
+    devices.keep_collectives_in_order(processes=config.coordinator is not None)
     if config.coordinator:
         devices.join(config.coordinator, config.num_processes, config.process_id)
     with contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):

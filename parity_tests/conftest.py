@@ -3,10 +3,13 @@
 import jax
 import pytest
 
+from jax_mix.training import devices
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+devices.keep_collectives_in_order(processes=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

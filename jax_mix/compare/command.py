@@ -19,7 +19,7 @@ from jax_mix.compare import page, planar
 from jax_mix.compare.cells import Cells, failed
 from jax_mix.compare.seeds import is_faster
 from jax_mix.compare.settings import QUICK, Cell, Comparison, label
-from jax_mix.training import data, signals
+from jax_mix.training import data, devices, signals
 from jax_mix.training.build import load, make_model, make_recipe, resolve, split_seed
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import check_writable, write_json
@@ -31,6 +31,7 @@ def main(args: Sequence[str]) -> None:
     """`python train.py compare`, with what stands after it."""
     default = Comparison(**QUICK) if "--quick" in args else None
     comparison = parse(args, Comparison, default=default, description=_DESCRIPTION)
+    devices.keep_collectives_in_order(processes=False)
     run(comparison, shlex.join(["python", "train.py", "compare", *args]))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -15,6 +17,24 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jax_mix.training.errors import UserError, require
 
 _MOST = 2**16  # bytes of a config as JSON
+_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
+
+
+def keep_collectives_in_order(*, processes: bool) -> None:
+    """Where CPU devices are several, have each start its collectives in the same order: the program's.
+
+    XLA's scheduler for CPU may order them otherwise on each device, which ends in a hang or in a "collective mismatch".
+    It reads its flags when JAX is first asked for its devices: this must come before. A user's own setting stays.
+
+    Args:
+      processes: whether there will be several; otherwise several devices of this process are looked for.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    forced = re.search(r"--xla_force_host_platform_device_count=(\d+)", flags)
+    count = int(forced[1]) if forced else jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    if (processes or count > 1) and _SCHEDULER not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_SCHEDULER}=false".strip()
+        print(f"XLA_FLAGS={_SCHEDULER}=false, for several CPU devices to work together reliably", file=sys.stderr)
 
 
 def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:

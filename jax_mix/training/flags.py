@@ -99,6 +99,9 @@ def _hide(group: type, names: Sequence[str]) -> type:
     """`group` with the fields `names` left out of --help."""
     hints = typing.get_type_hints(group, include_extras=True)
     fields = [(name, tyro.conf.Suppress[hints[name]], dataclasses.field(default=None)) for name in names]  # type: ignore[misc]
-    # By module and name tyro finds the source, in which the comments are the help.
-    namespace = {"__module__": group.__module__, "__doc__": group.__doc__}
-    return dataclasses.make_dataclass(group.__name__, fields, bases=(group,), namespace=namespace, frozen=True)
+    shown = dataclasses.make_dataclass(group.__name__, fields, bases=(group,), frozen=True)
+    # By these (by the line since Python 3.13) and by the name tyro finds the source, in which comments are the help.
+    for name in ("__module__", "__doc__", "__firstlineno__"):  # in this order: a new module takes the line away
+        if name in vars(group):
+            setattr(shown, name, vars(group)[name])
+    return shown

@@ -380,7 +380,9 @@ def test_help_explains_every_flag(capsys):
         train.main(["compare", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name in Comparison(epochs=1).flags:
-        assert f"--{name.replace('_', '-')} " in text
+        flag = f"--{name.replace('_', '-')} "
+        assert flag in text
+        assert not text.split(flag)[1].split(" ", 1)[1].startswith("(default"), f"{flag} has no help"
     for hidden in ("--mix ", "--seed ", "--label-noise ", "--resume ", "--coordinator "):
         assert hidden not in text
     assert "in two minutes" in text

@@ -24,6 +24,7 @@ from jax_mix.training.models import PreActResNet
 from jax_mix.training.step import Recipe, pure_step
 from parity_tests.tolerances import assert_close
 
+ROOT = Path(__file__).parents[2]
 CONFIG = Config(epochs=1, width=4, batch_size=256, mix_groups=8, devices=1)
 FLAGS = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--mix-groups", "8"]
 
@@ -42,18 +43,19 @@ def test_eight_devices_give_the_same_losses(on_one_device, digits):
         assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
 
 
-def two_processes(*flags, of_each=((), ())):
+def two_processes(*flags, of_each=((), ()), small=True):
     """train.py in two processes of four devices: status, stdout and stderr of each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "train.py", *FLAGS, *flags]
+    command = [sys.executable, "train.py", *(FLAGS if small else ()), *flags]
     command += ["--feed", "grain", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    env |= {"XLA_FLAGS": ""} | ({} if small else {"JAX_NUM_CPU_DEVICES": "1"})
     processes = [
         subprocess.Popen(
             [*command, *own, "--process-id", str(i)],
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -63,6 +65,34 @@ def two_processes(*flags, of_each=((), ())):
     ]
     output = [process.communicate(timeout=300) for process in processes]
     return [(process.returncode, *told) for process, told in zip(processes, output, strict=True)]
+
+
+REAL = ["--image-size", "28", "--train-images", "256", "--epochs", "2", "--mix-groups", "8"]
+
+
+def on_real_sizes(devices, data_dir, out):
+    """The default network on images of 28x28, on devices of one process or of two: status, stderr and metrics.json."""
+    flags = [*REAL, "--data-dir", data_dir, "--out", str(out), "--name", "real"]
+    if devices == "two processes":
+        done = two_processes(*flags, small=False)
+    else:
+        env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        process = subprocess.run(
+            [sys.executable, "train.py", *flags], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        )
+        done = [(process.returncode, process.stdout, process.stderr)]
+    for status, _, told in done:
+        assert status == 0, told
+        assert "for several CPU devices" in told
+    return json.loads((out / "real" / "metrics.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("devices", [4, "two processes"])
+def test_cpu_devices_work_together_at_real_sizes(devices, times, data_dir, tmp_path):
+    """Where collectives were started in another order on each device, runs hung or were aborted, not at width 4."""
+    for i in range(times):
+        assert len(on_real_sizes(devices, data_dir, tmp_path / str(i))) == 2
 
 
 def test_two_processes_with_different_flags_are_told(data_dir, tmp_path):
