@@ -90,10 +90,8 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints there are, ascending."""
-        if not self.folder.is_dir():
-            return []
         self._wait()
-        return sorted(self._manager.all_steps())
+        return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
     def save(self, step: int, state: Any, history: Any) -> None:
         """Save a checkpoint: the arrays are copied now, and written by a thread while training goes on.
@@ -107,13 +105,13 @@ class Checkpoints:
           history: anything that JSON can hold.
         """
         self._wait()
-        while self._to_delete:
-            self._manager.delete(self._to_delete.pop())
         self._step, self._failure = step, None
         run = {"config": self._config, "history": history, "arrays": _describe(state)}
         run = json.loads(json.dumps(run))  # a copy: the run may append to its history before the thread is through
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
+            while self._to_delete:
+                self._manager.delete(self._to_delete.pop())
             self._manager.save(step, args=items, force=True)
         except Exception as error:
             self._fail(error)
@@ -168,7 +166,8 @@ class Checkpoints:
 
     def _wait(self) -> None:
         try:
-            self._manager.wait_until_finished()
+            if "_manager" in vars(self):
+                self._manager.wait_until_finished()
         except Exception as error:  # whatever Orbax's threads met
             self._fail(error)
 
@@ -176,9 +175,9 @@ class Checkpoints:
         number = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's, after much text
         code = int(number[1]) if number else getattr(error, "errno", None)
         reason = os.strerror(code) if code else textwrap.shorten(str(error), 200)
+        manager = vars(self).pop("_manager", None)  # it would raise the error again at the next save; or none was made
         with contextlib.suppress(Exception):
-            self._manager.close()
-        del self._manager  # it would raise the error again at the next save
+            manager.close()
         steps = self.steps
         self._failure = f"the checkpoint of step {self._step} could not be saved in '{self.folder}' ({reason}); " + (
             f"that of step {steps[-1]} is kept." if steps else "there is none yet."

@@ -70,7 +70,8 @@ def check_writable(folder: Path) -> None:
     Raises:
       UserError: nothing can be written there.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    above = (folder, *folder.absolute().parents)
+    existing = next(path for path in above if os.path.lexists(path))  # a link to nothing is there too
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass

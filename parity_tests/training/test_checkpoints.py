@@ -334,6 +334,24 @@ def test_when_nothing_more_can_be_written_the_older_ones_are_kept_and_saving_goe
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
 
 
+def test_a_first_save_that_fails_is_told_and_the_next_may_find_room(tmp_path, capfd):
+    """The folder cannot be made: here because there is a file of its name."""
+    folder = tmp_path / "run" / "checkpoints"
+    with Checkpoints(folder, CONFIG) as checkpoints:
+        folder.parent.write_text("")
+        for step in (1, 2):
+            checkpoints.save(step, small(0), HISTORY)
+            assert checkpoints.steps == []
+        told = capfd.readouterr().err
+        assert told.count("could not be saved") == 2
+        assert "Traceback" not in told
+        assert "the checkpoint of step 2 could not be saved" in told
+        assert "there is none yet." in told
+        folder.parent.unlink()
+        checkpoints.save(3, small(0), HISTORY)
+        assert checkpoints.steps == [3]
+
+
 def start_loop(folder):
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "parity_tests.training.loop_with_checkpoints", str(folder)]
