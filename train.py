@@ -35,7 +35,7 @@ from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.flags import parse
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.run import choose_folder, metrics_of, write_config, write_results
+from jax_mix.training.run import choose_folder, kept, metrics_of, write_config, write_results
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -105,7 +105,10 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     print(prepared.recipe.method or "no mixing")
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
-    with Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints:
+    with (
+        kept(folder, config),
+        Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
+    ):
         if not config.resume:
             checkpoints.start_anew(overwrite=config.overwrite)
         goes_on = config.resume and bool(checkpoints.steps)  # from a checkpoint that is compared with this config first

@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 
 import jax_mix
 from jax_mix.compare import page, planar
-from jax_mix.compare.cells import Cells, failed
+from jax_mix.compare.cells import Cells, Record, failed
 from jax_mix.compare.seeds import is_faster
 from jax_mix.compare.settings import QUICK, Cell, Comparison, label
 from jax_mix.training import data, devices, signals
 from jax_mix.training.build import load, make_model, make_recipe, resolve, split_seed
 from jax_mix.training.errors import Stopped, UserError, require
-from jax_mix.training.files import check_writable, write_json
+from jax_mix.training.files import check_writable, locked, write_json
 from jax_mix.training.flags import parse
 from jax_mix.training.run import folder_of
 
@@ -64,8 +64,21 @@ def run(comparison: Comparison, command: str) -> Path:
     check_writable(folder)
     dataset = load(comparison)
     print(dataset)
-    every, cells = comparison.cells, Cells(folder / "runs", comparison, dataset)
     reasons = _impossible(comparison, dataset)
+    with locked(folder):
+        found = _make_missing(folder, comparison, dataset, reasons)
+        if all(record["status"] == "failed" for record in found):
+            raise UserError(f"every run failed: {found[0]['reason']}")
+        write_json(folder / "config.json", comparison.flags)
+        plane = _plane(folder / "runs" / "plane.json", comparison.seeds)
+        page.write(folder, comparison, dataset, found, plane, _mixes(comparison, dataset, reasons), command)
+    print(f"wrote {folder / 'report.html'} in {time.perf_counter() - start:.0f} s")
+    return folder / "report.html"
+
+
+def _make_missing(folder: Path, comparison: Comparison, dataset: data.Dataset, reasons: dict[str, str]) -> list[Record]:
+    """The records of all runs; those that are not there yet are trained first."""
+    every, cells = comparison.cells, Cells(folder / "runs", comparison, dataset)
     records = {cell.name: cells.read(cell) for cell in every}
     missing = [cell for cell in every if records[cell.name] is None]
     print(f"{len(every)} runs, {len(every) - len(missing)} of them made before; results go to {folder}")
@@ -86,17 +99,7 @@ def run(comparison: Comparison, command: str) -> Path:
             records |= {each.name: record for each, record in zip(group, made, strict=True)}
             if stop.signal:
                 raise Stopped(f"stopped by {stop.signal.name}; the same command goes on.", stop.signal)
-    found = [records[cell.name] for cell in every]
-    if all(record["status"] == "failed" for record in found if record):
-        raise UserError(f"every run failed: {found[0]['reason']}")  # type: ignore[index]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", comparison.flags)
-    plane = _plane(folder / "runs" / "plane.json", comparison.seeds)
-    page.write(
-        folder, comparison, dataset, [r for r in found if r], plane, _mixes(comparison, dataset, reasons), command
-    )
-    print(f"wrote {folder / 'report.html'} in {time.perf_counter() - start:.0f} s")
-    return folder / "report.html"
+    return [record for record in records.values() if record is not None]
 
 
 def _impossible(comparison: Comparison, dataset: data.Dataset) -> dict[str, str]:

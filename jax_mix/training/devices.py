@@ -64,7 +64,7 @@ def decided_by_first(decide: Callable[[], str]) -> str:
     """What `decide` gives, which process 0 alone calls, in every process.
 
     Raises:
-      UserError: `decide` does, in every process.
+      UserError: `decide` raises it, or an OSError; then in every process.
     """
     if jax.process_count() == 1:
         return decide()
@@ -72,7 +72,7 @@ def decided_by_first(decide: Callable[[], str]) -> str:
     if is_first():
         try:
             text = "=" + decide()
-        except UserError as error:
+        except (UserError, OSError) as error:
             text = "!" + str(error)
     mine = np.frombuffer(text.encode().ljust(_MOST), np.uint8)
     text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(mine))).rstrip().decode()

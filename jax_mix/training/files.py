@@ -6,12 +6,18 @@ import contextlib
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
 
 from jax_mix.training.errors import UserError
 
@@ -31,6 +37,33 @@ def write_atomically(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder, which is made if it is not there, for this process until the body ends, or the process is killed.
+
+    Raises:
+      UserError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"--name: another process is at work in '{folder}': wait for its end, or give this one another --name."
+        ) from None
+    except OSError as error:  # not every file system has locks
+        print(f"'{folder}' cannot be locked ({error.strerror}): start nothing else in it meanwhile.", file=sys.stderr)
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock goes
 
 
 def standard(value: Any) -> Any:

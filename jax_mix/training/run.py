@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jax_mix.training import plots
+from jax_mix.training import devices, plots
 from jax_mix.training.build import Prepared, split_seed
 from jax_mix.training.config import HERE, Config
 from jax_mix.training.errors import require
-from jax_mix.training.files import check_writable, write_json
+from jax_mix.training.files import check_writable, locked, write_json
 
 # metrics.json first: without it a run is not finished.
 _LEFT = ("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json")
@@ -55,6 +57,25 @@ def choose_folder(config: Config) -> Path:
     require(begun or not config.resume, f"--resume: there is no checkpoint in '{folder / 'checkpoints'}'.")
     check_writable(folder)
     return folder
+
+
+@contextlib.contextmanager
+def kept(folder: Path, config: Config) -> Iterator[None]:
+    """Keep a run's folder for it, until the body ends; with several processes for all of them.
+
+    Raises:
+      UserError: another run is at work there, or was just finished.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def keep() -> str:
+            stack.enter_context(locked(folder))
+            still = choose_folder(config) == folder
+            require(still, f"--name: another process has just finished its run in '{folder}': start this one again.")
+            return ""
+
+        devices.decided_by_first(keep)
+        yield
 
 
 def _is_finished(folder: Path) -> bool:

@@ -3,14 +3,20 @@
 import json
 import math
 import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
+import train
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError
-from jax_mix.training.files import write_json, write_jsonl
+from jax_mix.training.files import locked, write_json, write_jsonl
 from jax_mix.training.flags import parse
-from jax_mix.training.run import choose_folder, write_config
+from jax_mix.training.run import choose_folder, kept, write_config
+
+ROOT = Path(__file__).parents[2]
 
 
 def leave(folder, *names):
@@ -106,3 +112,33 @@ def test_what_is_written_is_standard_json(tmp_path):
     assert standard((tmp_path / "a.json").read_text()) == expected
     write_jsonl(tmp_path / "a.jsonl", [value, value])
     assert [standard(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [expected] * 2
+
+
+HOLDS = "import sys; from pathlib import Path; from jax_mix.training.files import locked\n"
+HOLDS += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("command", [[], ["compare"]])
+def test_a_folder_is_one_runs_until_its_process_ends(command, data_dir, tmp_path, capsys):
+    """Also if that is killed; and what another has finished meanwhile is not replaced."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path / "it"], cwd=ROOT, stdin=PIPE, stdout=PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        flags = ["--data-dir", data_dir, "--out", str(tmp_path), "--name", "it", "--devices", "1"]
+        assert train.main([*command, *flags]) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith(f"train.py: --name: another process is at work in '{tmp_path / 'it'}': wait for its end")
+        other.kill()
+    with locked(tmp_path / "it"):
+        assert [path.name for path in tmp_path.iterdir()] == ["it"]
+        assert not list((tmp_path / "it").iterdir())
+
+
+def test_what_another_process_finished_meanwhile_stays(tmp_path):
+    config = Config(out=str(tmp_path))
+    folder = choose_folder(config)
+    leave(folder, *FINISHED)
+    told = r"^--name: another process has just finished its run in '.*': start this one again\.$"
+    with pytest.raises(UserError, match=told), kept(folder, config):
+        pytest.fail("it was given")
+    with locked(folder):  # what was refused holds nothing
+        pass
