@@ -64,7 +64,7 @@ def open_folder(
     if test is None:
         train, test = split(path, root, layout.train, test_fraction, by_folder=split_by == "folder")
     else:
-        require(split_by != "folder", f"--split-by folder: --dataset {path} is split already, in folders: drop it.")
+        require(split_by != "folder", f"--dataset {path} is split already, in folders: drop --split-by folder.")
     files = {"train": train, "test": test}
     class_names = tuple(sorted(train))
     told = list(layout.told)
@@ -79,10 +79,10 @@ def open_folder(
             f"pixels: give one to resize them to, such as --image-size {min(64, *first, *second)}."
         )
     grey = all(each.grey for each in headers)
-    deep = sum(each.bits == 16 for each in headers)
-    require(deep > 0 or bits is None, f"--bits is {bits}, but --dataset {path} has no images of 16 bits: drop it.")
+    deep = [each for each in headers if each.bits == 16]
+    require(bool(deep) or bits is None, f"--bits is {bits}, but --dataset {path} has no images of 16 bits: drop it.")
     if deep:
-        told.append(f"{several(deep, 'image')} of 16 bits: values of 0 to {2 ** (bits or 16) - 1} become 0 to 255")
+        told.append(f"{several(len(deep), 'image')} of 16 bits: values of 0 to {2 ** (bits or 16) - 1} become 0 to 255")
     if frames := sum(each.frames for each in headers):
         told.append(f"{several(frames, 'file')} with several images each, of which the first is used")
 
@@ -105,10 +105,8 @@ def open_folder(
                     else:
                         found.append(f"left out: {pixels.reason(file, decoded)}")
         if split == "train" and bits is None and 0 < top < _DARK:
-            found.append(
-                f"16-bit images reach {top} of 65535, which leaves {(top >> 8) + 1} of 256 shades: "
-                f"--bits {max(8, top.bit_length())} keeps more."
-            )
+            more = f"--bits {max(8, top.bit_length())} keeps more" if all(each.grey for each in deep) else "scale them"
+            found.append(f"16-bit images reach {top} of 65535, which leaves {(top >> 8) + 1} of 256 shades: {more}.")
 
     splits = {split: [of_class[name] for name in class_names] for split, of_class in files.items()}
     return Source(

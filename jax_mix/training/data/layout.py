@@ -119,7 +119,7 @@ def _look(folder: Path, listing: Listing) -> _Folder:
 
 
 def _given(path: str, trains: list[_Folder], tests: list[_Folder], splits: dict[Path, _Split]) -> Layout:
-    """That of a folder with one for training; the test is in "test", else "val"; those of other classes are passed over."""
+    """That of a folder with one for training; the test is in "test", else "val"; one of the same classes goes first."""
     require(len(trains) == 1, f"--dataset {path} has {_and(trains)}: which is for training? Keep one.")
     (train,) = trains
     alone = f"to have a part of {train.name} for the test, --dataset {as_flag(train.path)}"

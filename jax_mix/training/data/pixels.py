@@ -58,10 +58,11 @@ def header(file: Path) -> Header | Exception:
     """Of an image, or the exception that was raised: it cannot be read, or its mode cannot be used."""
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as image:
+            bits = _bits(image)  # first: to look for the orientation may decode the image, and forget how it lies there
             turned = image.getexif().get(0x0112, 1) >= 5  # the orientation: a quarter turn, some of them mirrored
             size = (image.width, image.height) if turned else (image.height, image.width)
             frames = image.format != "MPO" and getattr(image, "is_animated", False)  # a phone's has a preview
-            return Header(size, image.mode in _GREY, _bits(image), frames)
+            return Header(size, image.mode in _GREY, bits, frames)
     except Exception as error:
         return error
 

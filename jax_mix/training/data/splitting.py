@@ -58,28 +58,28 @@ def _folders_for_test(path: str, below: Mapping[str, list[str]], counts: Mapping
         f"--split-by folder: no class in --dataset {path} has subfolders to keep together.",
     )
     sizes = {name: Counter(map(_first, those)) for name, those in below.items()}
-    side: dict[str, str] = {}  # of each subfolder, "test" or "training"
+    side: dict[str, str] = {}  # of each subfolder, "the test" or "training"
     for name in sorted(sizes, key=lambda name: (len(sizes[name]), name)):
         of_class = sizes[name]
         free = _by_hash(of_class.keys() - side.keys())
-        count = sum(size for each, size in of_class.items() if side.get(each) == "test")
+        count = sum(size for each, size in of_class.items() if side.get(each) == "the test")
         for each in free:
             nearer = abs(count + of_class[each] - counts[name]) <= abs(count - counts[name])
             if nearer:
-                side[each] = "test"
+                side[each] = "the test"
                 count += of_class[each]
         if free and not count:  # each is larger than twice what is wanted
-            side[min(free, key=of_class.__getitem__)] = "test"
-        if free and all(side.get(each) == "test" for each in of_class):
+            side[min(free, key=of_class.__getitem__)] = "the test"
+        if free and all(side.get(each) == "the test" for each in of_class):
             del side[max(free, key=of_class.__getitem__)]
         side |= {each: "training" for each in free if each not in side}
-        for which in ("test", "training"):
+        for which in ("the test", "training"):
             require(
                 any(side[each] == which for each in of_class),
                 f"--dataset {path}: class {name} has no images for {which} with --split-by folder: it needs two "
                 "subfolders or more, not all of which are on the other side in other classes.",
             )
-    return {each for each, which in side.items() if which == "test"}
+    return {each for each, which in side.items() if which == "the test"}
 
 
 def _by_hash(names: Iterable[str], prefix: str = "") -> list[str]:
