@@ -12,6 +12,7 @@ import pytest
 import train
 from jax_mix.training import data
 from jax_mix.training.data import cache
+from jax_mix.training.data.source import identity
 from jax_mix.training.errors import UserError
 
 
@@ -235,6 +236,16 @@ def test_the_cache_is_one_of_what_is_read(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "two" / "photos")
     (tmp_path / "three" / "photos").rename(tmp_path / "two" / "photos")
     assert int(data.load("./photos", cache_dir=str(tmp_path / "cache")).train.image.max()) // 10 == 2
+
+
+def test_a_file_is_known_by_its_ends_where_size_and_times_are_equal(tmp_path, monkeypatch):
+    for name, content in (("a", b"1" * 9999), ("b", b"1" * 9998 + b"2"), ("c", b"2" + b"1" * 9998)):
+        (tmp_path / name).write_bytes(content)
+    stat = os.stat(tmp_path / "a")
+    monkeypatch.setattr(os, "fstat", lambda _: stat)
+    assert len({str(identity(tmp_path / name)) for name in "abc"}) == 3
+    assert identity(tmp_path / "a") == identity(tmp_path / "a")
+    assert identity(tmp_path / "gone") == [2]
 
 
 def test_a_start_elsewhere_with_the_same_path_reads_the_cache(photos, tmp_path, monkeypatch):

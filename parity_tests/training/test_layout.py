@@ -2,18 +2,21 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from jax_mix.training import data
+from jax_mix.training.data import splitting
 from jax_mix.training.data.layout import split_of
 from jax_mix.training.errors import UserError
 
@@ -173,6 +176,20 @@ def test_subfolders_are_kept_together_where_classes_share_only_some(tmp_path):
     dataset, _, _ = load(tmp_path, split_by="folder", image_size=2)
     assert 0 < (dataset.test.label == 1).sum() < 6
     assert (dataset.test.label == 0).sum() == 4
+
+
+def test_a_class_with_few_subfolders_chooses_first():
+    """Whichever two of the other class's ten it has, one of them is in the test."""
+    root = Path("photos")
+    for one, other in itertools.combinations(range(10), 2):
+        folders = {"common": range(10), "rare": (one, other)}
+        classes = {k: [root / k / f"p{i}" / f"{j}.png" for i in some for j in (1, 2)] for k, some in folders.items()}
+        train, test = splitting.split("./photos", root, classes, 0.2, by_folder=True)
+        assert (len(train["rare"]), len(test["rare"])) == (2, 2)
+        assert (len(train["common"]), len(test["common"])) == (16, 4)
+        assert not {image.parent.name for image in sum(train.values(), [])} & {
+            image.parent.name for image in sum(test.values(), [])
+        }
 
 
 def test_subfolders_that_cannot_be_kept_together_are_told(tmp_path):
