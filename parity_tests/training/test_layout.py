@@ -187,9 +187,8 @@ def test_a_class_with_few_subfolders_chooses_first():
         train, test = splitting.split("./photos", root, classes, 0.2, by_folder=True)
         assert (len(train["rare"]), len(test["rare"])) == (2, 2)
         assert (len(train["common"]), len(test["common"])) == (16, 4)
-        assert not {image.parent.name for image in sum(train.values(), [])} & {
-            image.parent.name for image in sum(test.values(), [])
-        }
+        sides = [{image.parent.name for images in part.values() for image in images} for part in (train, test)]
+        assert not sides[0] & sides[1]
 
 
 def test_subfolders_that_cannot_be_kept_together_are_told(tmp_path):
