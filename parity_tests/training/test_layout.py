@@ -236,9 +236,19 @@ def test_what_is_left_out_is_counted_and_named_at_each_start(tmp_path):
     assert first[2].splitlines() == [
         "left out: 1 image in no folder of a class: 'loose.png'",
         "left out: 4 images of a kind that Pillow does not read: 'cat/a.HEIC', 'dog/b.heif', 'dog/c.jxl', 'dog/d.CR2'",
-        "left out: 8 files that by their endings are no images "
-        "(.txt 2, .pdf 1, .mpg 1, .h5 1, .eps 1, no ending 1, .png 1)",
+        "left out: 8 files of other kinds: .txt 2, .pdf 1, .mpg 1, .h5 1, .eps 1, no ending 1, .png 1",
     ]
+
+
+def test_where_there_are_no_images_it_is_told_what_there_is(tmp_path):
+    (tmp_path / "data.npz").write_bytes(b"")
+    assert "there is: none (left out: 1 file of other kinds: .npz 1)." in refused(tmp_path)
+    make(tmp_path, "cat")
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/1.heic").write_bytes(b"")
+    told = refused(tmp_path)
+    assert "there is no image in '" in told
+    assert "left out: 1 image of a kind that Pillow does not read: 'dog/1.heic'; 1 file of other kinds" in told
 
 
 def test_names_of_all_kinds(tmp_path):

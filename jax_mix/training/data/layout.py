@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -96,7 +97,7 @@ def lay_out(path: str, root: Path, listing: Listing, split_by: SplitBy | None) -
     )
     train = [each for each in trains if each.labelled and (not each.images or (tests and len(each.classes) > 1))]
     if train and (tests or split_by is None):
-        layout = _given(path, train, tests, splits)
+        layout = _given(path, listing, train, tests, splits)
     else:
         _refuse_splits(path, root, folders, splits)
         layout = _by_class(path, root, folders, loose, listing, split_by)
@@ -118,7 +119,9 @@ def _look(folder: Path, listing: Listing) -> _Folder:
     return _Folder(folder, images, {each.name: listing.images(each) for each in inside})
 
 
-def _given(path: str, trains: list[_Folder], tests: list[_Folder], splits: dict[Path, _Split]) -> Layout:
+def _given(
+    path: str, listing: Listing, trains: list[_Folder], tests: list[_Folder], splits: dict[Path, _Split]
+) -> Layout:
     """That of a folder with one for training; the test is in "test", else "val"; one of the same classes goes first."""
     require(len(trains) == 1, f"--dataset {path} has {_and(trains)}: which is for training? Keep one.")
     (train,) = trains
@@ -142,7 +145,7 @@ def _given(path: str, trains: list[_Folder], tests: list[_Folder], splits: dict[
     only = sorted(train.classes.keys() ^ test.classes.keys())
     require(not only, f"--dataset {path}: class {', '.join(only)} is in only one of {train.name} and {test.name}.")
     for each in (train, test):
-        _require_images(path, {each.path / name: images for name, images in each.classes.items()})
+        _require_images(path, listing, {each.path / name: images for name, images in each.classes.items()})
     told = f"training images are those in '{train.name}', test images those in '{test.name}'"
     return Layout(train.classes, test.classes, {train.path, test.path}, [told], [])
 
@@ -175,12 +178,12 @@ def _by_class(
     path: str, root: Path, folders: list[_Folder], loose: list[Path], listing: Listing, split_by: SplitBy | None
 ) -> Layout:
     classes = {each.name: each.all_images for each in folders}
-    names = ", ".join(classes) or "none"
+    names = ", ".join(classes) or f"none{_left_out(listing)}"
     if classes and all(name.lower() in _KINDS_OF_FILES for name in classes):
         flat = {each.path: each.images for each in folders} | {root: loose}
         how = hint(path, root, flat) or "put the images of each class in a folder of its own"
         raise UserError(f"--dataset {path} needs a folder for each of two classes or more; there is: {names}; {how}.")
-    _require_images(path, {each.path: each.all_images for each in folders})
+    _require_images(path, listing, {each.path: each.all_images for each in folders})
     if len(classes) < 2:
         flat = {root: loose, **{each.path: each.images for each in folders}}
         inner = [each for each in folders if len(each.classes) > 1]
@@ -198,9 +201,13 @@ def _by_class(
     return Layout(classes, None, {each.path for each in folders}, [], [])
 
 
-def _require_images(path: str, classes: dict[Path, list[Path]]) -> None:
+def _require_images(path: str, listing: Listing, classes: Mapping[Path, list[Path]]) -> None:
     for folder, images in classes.items():
-        require(bool(images), f"--dataset {path}: there is no image in '{folder}'.")
+        require(bool(images), f"--dataset {path}: there is no image in '{folder}'{_left_out(listing)}.")
+
+
+def _left_out(listing: Listing) -> str:
+    return f" (left out: {'; '.join(listing.left_out)})" if listing.left_out else ""
 
 
 def _refuse_same_subfolders(path: str, folders: list[_Folder]) -> None:

@@ -81,7 +81,7 @@ class Listing:
             said.append(f"links that lead back to a folder around them: {self.named(self._loops)}")
         if self._others:
             kinds = ", ".join(f"{ending} {count}" for ending, count in self._others.most_common(_MOST))
-            said.append(f"{several(self._others.total(), 'file')} that by their endings are no images ({kinds})")
+            said.append(f"{several(self._others.total(), 'file')} of other kinds: {kinds}")
         return said
 
     def named(self, paths: Iterable[Path]) -> str:
