@@ -51,6 +51,8 @@ def load(config: Config) -> data.Dataset:
         config.data_dir,
         image_size=config.image_size,
         test_fraction=config.test_fraction,
+        split_by=config.split_by,
+        bits=config.bits,
         broken_images=config.broken_images,
         cache_dir=config.cache_dir,
     )

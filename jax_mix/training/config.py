@@ -13,7 +13,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from jax_mix.training.checks import POSITIVE, Between0And1, Count, Must, Positive, check_fields, within
-from jax_mix.training.data import AugmentName, BrokenImages, FeedName
+from jax_mix.training.data import AugmentName, BrokenImages, FeedName, SplitBy
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.models import ModelName
 from jax_mix.training.optimizers import OptimizerName, ScheduleName
@@ -23,6 +23,7 @@ Alpha = Annotated[float, dataclasses.replace(POSITIVE, or_else="; or --mix none"
 Parts = Annotated[tuple[float, ...], Must("parts between 0 and 1", lambda part: 0 < part < 1)]
 Share = Annotated[float, within(0, 1)]
 ShareLess1 = Annotated[float, Must("0 or more, and less than 1", lambda share: 0 <= share < 1)]
+Bits = Annotated[int, within(8, 16)]
 Decay = Annotated[float, Must("0 or positive, and finite", lambda decay: 0 <= decay < math.inf)]
 Side = Annotated[int, within(1, 4096)]
 Seed = Annotated[int, within(0, 2**32 - 1)]
@@ -51,6 +52,10 @@ class DataFlags:
     label_noise: Share = 0.0  # share of training labels that are drawn anew, to see what wrong labels do
     image_size: Side | None = None  # side to which images are resized, and cut square; None: they are of one size
     test_fraction: Between0And1 = 0.2  # of a folder's images, if it has none for the test
+    # folder: all in a subfolder of a class, a patient's or a video's, go together to training or the test; image: each
+    # by itself; None: image, but subfolders that could be the classes are refused
+    split_by: SplitBy | None = None
+    bits: Bits | None = None  # of a folder's 16-bit images, how many their values use: 12 for most scanners; None: 16
     broken_images: BrokenImages = "stop"  # what to do about a folder's image that cannot be decoded
     cache_dir: str | None = None  # where decoded images are kept; None: ~/.cache/jax_mix
     augment: AugmentName = "shift"  # what is done to training images at random, besides mixing

@@ -1,7 +1,12 @@
 """jax_mix/training/data: what is read, how it is batched, and what is refused."""
 
+import json
 import os
+import re
+import runpy
 import shutil
+import struct
+import sys
 from pathlib import Path
 
 import jax
@@ -9,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 from sklearn.datasets import load_digits
 
 from jax_mix.training import data
-from jax_mix.training.data import tfds_sets
+from jax_mix.training.data import tfds_sets, tfrecord
 from jax_mix.training.data.dataset import mean_and_std
 from jax_mix.training.errors import UserError
 
@@ -246,6 +252,79 @@ def test_a_set_stored_for_tensorflow_is_refused(prepared, tmp_path):
     copy_digits(prepared, tmp_path, "digits_tf/1.0.0", dataset_info=("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"stored as tfrecord, not as array_record.*--file_format=array_record"):
         data.load("digits_tf", str(tmp_path))
+
+
+def as_tfrecord(folder):
+    """A prepared set as TensorFlow would write it: each record with its length and two checksums."""
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    for shard in folder.glob("*.array_record-*"):
+        records = ArrayRecordReader(str(shard)).read_all()
+        framed = (struct.pack("<QI", len(record), 0) + record + bytes(4) for record in records)
+        shard.with_name(shard.name.replace("array_record", "tfrecord")).write_bytes(b"".join(framed))
+        shard.unlink()
+
+
+def test_a_set_in_tfrecord_form_is_told_with_a_command_that_works(prepared, tmp_path, monkeypatch):
+    copy_digits(prepared, tmp_path, "digits_tf/1.0.0")
+    as_tfrecord(tmp_path / "digits_tf/1.0.0")
+    with pytest.raises(UserError, match="stored as tfrecord, not as array_record") as by_name:
+        data.load("digits_tf", str(tmp_path))
+    with pytest.raises(UserError, match=r"holds a set of TFDS that is stored as tfrecord.*--data-dir") as by_path:
+        data.load(str(tmp_path))
+    (module,) = {
+        re.search(r"python -m (\S+) \S+/digits_tf/1.0.0; or prepare it once more", str(error.value)).group(1)
+        for error in (by_name, by_path)
+    }
+    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "argv", [module, str(tmp_path / "digits_tf/1.0.0")])
+    runpy.run_module(module, run_name="__main__")
+    dataset, digits = data.load("digits_tf", str(tmp_path)), data.load("digits", str(prepared))
+    np.testing.assert_array_equal(dataset.train.image, digits.train.image)
+    np.testing.assert_array_equal(dataset.test.label, digits.test.label)
+    assert len(list((tmp_path / "digits_tf/1.0.0").glob("*.tfrecord-*"))) == 2  # they stay
+
+
+def test_tfrecord_files_that_cannot_be_converted_are_told(prepared, tmp_path):
+    with pytest.raises(UserError, match=r"has no dataset_info.json with .tfrecord files beside it"):
+        tfrecord.convert(tmp_path)
+    copy_digits(prepared, tmp_path, "cut/1.0.0")
+    as_tfrecord(tmp_path / "cut/1.0.0")
+    shard = next((tmp_path / "cut/1.0.0").glob("*test.tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"test.tfrecord.*' is cut off"):
+        tfrecord.convert(tmp_path / "cut/1.0.0")
+    assert not list((tmp_path / "cut/1.0.0").glob("*test.array_record*"))
+    (tmp_path / "mine").mkdir()
+    shard.rename(tmp_path / "mine/train.tfrecord")
+    with pytest.raises(UserError, match=r"in tfrecord form, 'train.tfrecord', without the dataset_info.json"):
+        data.load(str(tmp_path / "mine"))
+
+
+def test_the_folder_of_a_prepared_set_is_told_by_its_name(prepared, tmp_path):
+    for path in (prepared, prepared / "digits", prepared / "digits/1.0.0"):
+        with pytest.raises(UserError) as error:
+            data.load(str(path))
+        told = rf"holds a set of TFDS: give --dataset (\S+) --data-dir {re.escape(str(prepared.resolve()))}$"
+        name = re.search(told, str(error.value)).group(1)
+        assert len(data.load(name, str(prepared)).train.label) == 1437
+
+
+def test_a_split_that_is_not_used_is_told(tmp_path, capsys):
+    made = {"image": IMAGE, "label": LABEL}, [{"image": picture(), "label": k} for k in (0, 1)]
+    make_set(tmp_path, "three", *made, splits=("train", "test", "validation"))
+    data.load("three", str(tmp_path))
+    assert capsys.readouterr().err.endswith("left out: the split 'validation'\n")
+
+
+def test_two_sets_of_one_relative_path_are_two_caches(tmp_path, monkeypatch):
+    for k, place in enumerate(("one", "two")):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        make_set("tfds", "same", {"image": IMAGE, "label": LABEL}, [{"image": picture(value=k), "label": 0}])
+        for file in Path("tfds").rglob("*.*"):
+            os.utime(file, (1, 1))
+        assert int(data.load("same", "tfds").train.image.max()) == k
 
 
 def test_the_latest_version_is_read_and_an_older_one_can_be_named(prepared, tmp_path):

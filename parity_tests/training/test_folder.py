@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import train
 from jax_mix.training import data
 from jax_mix.training.data import cache
+from jax_mix.training.data.source import identity
 from jax_mix.training.errors import UserError
 
 
@@ -127,6 +129,20 @@ def test_a_broken_image_is_left_out_and_named(photos, capsys):
     assert "left out: " in told
     assert "3.png'" in told
     assert "4.png'" in told
+    load(photos, broken_images="skip")  # from the cache
+    assert capsys.readouterr().err == told
+
+
+def test_the_error_of_a_broken_image_has_its_path_once(photos):
+    path = photos / "cat" / "4.png"
+    path.write_bytes(b"")
+    told = f"'{path}' (UnidentifiedImageError: cannot identify image file) cannot be read"
+    with pytest.raises(UserError, match=re.escape(told)):
+        load(photos)
+    path.unlink()
+    path.symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=re.escape(f"'{path}' (FileNotFoundError: No such file or directory) cannot")):
+        load(photos)
 
 
 def test_a_class_of_which_no_image_can_be_read_is_told(photos):
@@ -149,11 +165,16 @@ BAD = {
     "an empty class": (lambda f: (f / "fish").mkdir(), "there is no image in '.*fish'"),
     "one image": (lambda f: save(f / "fish/1.png"), "class fish needs two images or more"),
     "train without a test": (
-        lambda f: [copies(f, "Train", "testing"), *(shutil.rmtree(f / name) for name in ("cat", "dog"))],
-        "has a folder Train with folders of its own, but none for the test: call that test, val,",
+        lambda f: [copies(f, "Train", "predict"), *(shutil.rmtree(f / name) for name in ("cat", "dog"))],
+        r"has a folder Train with folders of its own, but none for the test: call that test, val, .*/Train",
     ),
     "no folder": (shutil.rmtree, "there is no such folder"),
-    "two tests": (lambda f: copies(f, "train", "val", "test"), "has test and val: which"),
+    "two tests": (lambda f: copies(f, "train", "Test", "test_set"), "has Test and test_set: which"),
+    "a split that is there": (
+        lambda f: copies(f, "train", "test"),
+        "is split already, in folders: drop --split-by",
+        {"split_by": "folder"},
+    ),
     "other classes in the test": (
         lambda f: [copies(f, "train", "test"), save(f / "test/fish/1.png")],
         "class fish is in only one of train and test",
@@ -163,17 +184,17 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(case, photos):
-    spoil, sentence = BAD[case]
+    spoil, sentence, *options = BAD[case]
     spoil(photos)
     with pytest.raises(UserError, match=sentence) as caught:
-        load(photos)
+        load(photos, **(options[0] if options else {}))
     assert str(caught.value).startswith("--dataset ")
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_bare_name_of_a_folder_is_told_how_to_give_it(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
-    with pytest.raises(UserError, match=r"'photos' is no set of TFDS; if the folder .* give './photos'"):
+    with pytest.raises(UserError, match=r"'photos' is no set of TFDS; if the folder .* give --dataset ./photos"):
         data.load("photos")
     assert data.load("./photos").name == "photos"
 
@@ -181,7 +202,7 @@ def test_a_bare_name_of_a_folder_is_told_how_to_give_it(photos, monkeypatch):
 def test_the_second_start_decodes_nothing(photos, monkeypatch, tmp_path):
     first = load(photos, cache_dir=str(tmp_path / "cache"))
     assert isinstance(first.train.image, np.memmap)
-    monkeypatch.setattr("jax_mix.training.data.folder._decode", None)
+    monkeypatch.setattr("jax_mix.training.data.pixels.decode", None)
     second = load(photos, cache_dir=str(tmp_path / "cache"))
     np.testing.assert_array_equal(second.train.image, first.train.image)
     np.testing.assert_array_equal(second.test.label, first.test.label)
@@ -196,6 +217,43 @@ def test_other_images_or_options_are_another_cache(photos, tmp_path):
     assert (55, 1) in values(dataset.train) | values(dataset.test)
     assert load(photos, cache_dir=str(tmp_path / "cache"), image_size=4).train.image.shape == (16, 4, 4, 3)
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_the_cache_is_one_of_what_is_read(tmp_path, monkeypatch):
+    """Two folders of one relative name, of the same sizes and times, and one of another content in its place."""
+    for k, place in enumerate(("one", "two", "three")):
+        for i in range(4):
+            for name in ("cat", "dog"):
+                file = tmp_path / place / "photos" / name / f"{i}.bmp"
+                save(file, value=10 * k + i)
+                os.utime(file, (1, 1))
+    read = []
+    for place in ("one", "two"):
+        monkeypatch.chdir(tmp_path / place)
+        read.append(data.load("./photos", cache_dir=str(tmp_path / "cache")))
+    assert [set(each.train.image[:, 0, 0, 0].tolist()) <= set(range(10 * k, 10 * k + 4)) for k, each in enumerate(read)]
+    assert [int(each.train.image.max()) // 10 for each in read] == [0, 1]
+    shutil.rmtree(tmp_path / "two" / "photos")
+    (tmp_path / "three" / "photos").rename(tmp_path / "two" / "photos")
+    assert int(data.load("./photos", cache_dir=str(tmp_path / "cache")).train.image.max()) // 10 == 2
+
+
+def test_a_file_is_known_by_its_ends_where_size_and_times_are_equal(tmp_path, monkeypatch):
+    for name, content in (("a", b"1" * 9999), ("b", b"1" * 9998 + b"2"), ("c", b"2" + b"1" * 9998)):
+        (tmp_path / name).write_bytes(content)
+    stat = os.stat(tmp_path / "a")
+    monkeypatch.setattr(os, "fstat", lambda _: stat)
+    assert len({str(identity(tmp_path / name)) for name in "abc"}) == 3
+    assert identity(tmp_path / "a") == identity(tmp_path / "a")
+    assert identity(tmp_path / "gone") == [2]
+
+
+def test_a_start_elsewhere_with_the_same_path_reads_the_cache(photos, tmp_path, monkeypatch):
+    load(photos, cache_dir=str(tmp_path / "cache"))
+    monkeypatch.chdir(photos.parent)
+    for name in ("./photos", "photos/", "./photos/../photos"):
+        data.load(name, cache_dir=str(tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def truncate(path):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import sys
 
 from jax_mix.training.data.augment import AugmentName, augment, random_flip, random_shift
 from jax_mix.training.data.cache import decoded
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize
 from jax_mix.training.data.feeding import FeedName, batches, epoch_batches, from_host
 from jax_mix.training.data.folder import BrokenImages, open_folder
+from jax_mix.training.data.layout import SplitBy
 from jax_mix.training.data.subset import corrupt_labels, take
 from jax_mix.training.data.tfds_sets import open_set
+from jax_mix.training.errors import require
 
 __all__ = [
     "AugmentName",
@@ -20,6 +22,7 @@ __all__ = [
     "Examples",
     "FeedName",
     "Normalize",
+    "SplitBy",
     "augment",
     "batches",
     "corrupt_labels",
@@ -34,8 +37,9 @@ __all__ = [
 
 
 def is_folder(name: str) -> bool:
-    """Whether `name` is that of a folder of images, not of a TFDS set: it is a path, or an existing one."""
-    return name.startswith((".", "~", os.sep)) or (os.sep in name and Path(name).is_dir())
+    """Whether `name` is that of a folder of images, not of a TFDS set: it is a path, or that of what is there."""
+    there = os.path.isdir(name) if os.sep in name else "." in name and os.path.isfile(name)
+    return name.startswith((".", "~", os.sep)) or there
 
 
 def load(
@@ -44,18 +48,39 @@ def load(
     *,
     image_size: int | None = None,
     test_fraction: float = 0.2,
+    split_by: SplitBy | None = None,
+    bits: int | None = None,
     broken_images: BrokenImages = "stop",
     cache_dir: str | None = None,
 ) -> Dataset:
     """Read a data set: "digits", a TFDS set by name, or a folder of images; see `open_set` and `open_folder`.
 
-    Decoded images are kept in `cache_dir`, for the next start.
+    Decoded images are kept in `cache_dir`, for the next start. It is printed how the set is read, and what of it is
+    left out, each time.
 
     Raises:
       UserError: it cannot be used.
     """
     if is_folder(name):
-        source = open_folder(name, image_size=image_size, test_fraction=test_fraction, broken=broken_images)
+        source = open_folder(
+            name,
+            image_size=image_size,
+            test_fraction=test_fraction,
+            split_by=split_by,
+            bits=bits,
+            broken=broken_images,
+        )
     else:
+        for flag, value in {"split-by": split_by, "bits": bits}.items():
+            require(
+                value is None, f"--{flag} is {value}, but --dataset {name} is no folder of images, ./photos: drop it."
+            )
         source = open_set(name, data_dir, image_size)
-    return decoded(source, cache_dir)
+    for line in source.told:
+        print(line)
+    for line in source.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    dataset = decoded(source, cache_dir)
+    for line in source.found:
+        print(line, file=sys.stderr)
+    return dataset

@@ -20,7 +20,7 @@ from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and
 from jax_mix.training.data.source import Source
 from jax_mix.training.errors import UserError, require
 
-_VERSION = 1  # of what is in a cache; another is decoded anew
+_VERSION = 2  # of what is in a cache; another is decoded anew
 
 
 def default_folder() -> Path:
@@ -39,7 +39,7 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
       UserError: its images differ in size, its labels are not 0 to classes - 1, or a split is empty.
     """
     if source.small:
-        return _dataset(source, {split: _decode(source, split, None) for split in source.counts})
+        return _decode_all(source, None)
     made_of = json.dumps([_VERSION, source.name, list(source.class_names), source.made_of])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     everything = Path(cache_dir).expanduser() if cache_dir else default_folder()
@@ -56,10 +56,11 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
     except OSError as error:
         return _without_cache(source, everything, error)
     try:
-        dataset = _dataset(source, {split: _decode(source, split, temporary) for split in source.counts})
+        dataset = _decode_all(source, temporary)
         normalize = [np.asarray(a).tolist() for a in (dataset.normalize.mean, dataset.normalize.std)]
         arrays = {path.name: path.stat().st_size for path in temporary.glob("*.npy")}
-        (temporary / "about.json").write_text(json.dumps({"arrays": arrays, "mean_and_std": normalize}))
+        about = {"arrays": arrays, "mean_and_std": normalize, "found": source.found}
+        (temporary / "about.json").write_text(json.dumps(about))
         del dataset
         try:
             temporary.rename(folder)
@@ -78,7 +79,7 @@ def _without_cache(source: Source, folder: Path, error: OSError) -> Dataset:
         f"--cache-dir: decoded images cannot be kept in '{folder}' ({error.strerror or error}): going on without",
         file=sys.stderr,
     )
-    return _dataset(source, {split: _decode(source, split, None) for split in source.counts})
+    return _decode_all(source, None)
 
 
 def _open(source: Source, folder: Path) -> Dataset:
@@ -92,7 +93,13 @@ def _open(source: Source, folder: Path) -> Dataset:
         image = np.load(folder / f"{split}_image.npy", mmap_mode="r")
         splits[split] = Examples(image, np.load(folder / f"{split}_label.npy"))
     mean, std = (jnp.asarray(a, np.float32) for a in about["mean_and_std"])
+    source.found[:] = about["found"]
     return Dataset(splits["train"], splits["test"], Normalize(mean, std), source.name, source.class_names)
+
+
+def _decode_all(source: Source, folder: Path | None) -> Dataset:
+    source.found.clear()  # by a try before, say
+    return _dataset(source, {split: _decode(source, split, folder) for split in source.counts})
 
 
 def _dataset(source: Source, splits: dict[str, Examples]) -> Dataset:

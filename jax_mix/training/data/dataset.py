@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
 
 _CHUNK = 4096  # images at once, for the sums of a data set larger than memory
+_SHOWN = 10  # classes that are printed
 
 
 class Examples(NamedTuple):
@@ -73,7 +74,13 @@ class Dataset:
     def __str__(self) -> str:
         size = "x".join(map(str, self.train.image.shape[1:]))
         counts = f"{len(self.train.label)} training and {len(self.test.label)} test images of {size}"
-        return f"{self.name}: {counts}, {len(self.class_names)} classes"
+        names = self.class_names
+        train, test = (np.bincount(split.label, minlength=len(names)) for split in (self.train, self.test))
+        first = [f"{name} {n} and {m}" for name, n, m in zip(names[:_SHOWN], train, test, strict=False)]
+        more = f"; ... {names[-1]} {train[-1]} and {test[-1]}" if len(names) > _SHOWN else ""
+        return (
+            f"{self.name}: {counts}, {len(names)} classes\ntraining and test images of each: {'; '.join(first)}{more}"
+        )
 
 
 def mean_and_std(image: Any) -> tuple[Any, Any]:

@@ -3,165 +3,173 @@
 from __future__ import annotations
 
 import concurrent.futures
+import difflib
+import functools
 import hashlib
 import os
-import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-import PIL.Image
-import PIL.ImageOps
-
-from jax_mix.training.data.source import Source, resized
+from jax_mix.training.data import pixels
+from jax_mix.training.data.hints import as_flag, is_archive, unpack
+from jax_mix.training.data.layout import SplitBy, lay_out
+from jax_mix.training.data.listing import Listing, several
+from jax_mix.training.data.source import Source, identity
+from jax_mix.training.data.splitting import split
+from jax_mix.training.data.tfds_sets import prepared_below
 from jax_mix.training.errors import UserError, require
 
 BrokenImages = Literal["stop", "skip"]
-_GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's names of modes without colour
-_TEST_NAMES = ("test", "val", "valid", "validation")
+_DARK = 2**12  # 16-bit images below use 16 shades or less, as medical ones of 12 bits do
 _CHUNK = 256  # how many images are decoded at once
 
 
-class _Header(NamedTuple):
-    size: tuple[int, int]  # height, width
-    grey: bool
+def open_folder(
+    path: str,
+    *,
+    image_size: int | None,
+    test_fraction: float,
+    split_by: SplitBy | None,
+    bits: int | None,
+    broken: BrokenImages,
+) -> Source:
+    """The images under `path`: train/CLASS/* and test/CLASS/* (or other words for these), or CLASS/* alone.
 
-
-def open_folder(path: str, *, image_size: int | None, test_fraction: float, broken: BrokenImages) -> Source:
-    """The images under `path`: train/CLASS/* and test/CLASS/* (or val, valid, validation), or CLASS/* alone.
-
-    Without a folder for the test, each class gives its share, those whose names have the lowest hashes: the same files
+    Without a folder for the test, each class gives its share, those whose paths have the lowest hashes: the same files
     give the same split anywhere.
 
     Args:
       path: a folder.
       image_size: to which images are resized, as `resized` does it; None: they must be of one size.
       test_fraction: of the images of each class, where there is no folder for the test.
+      split_by: what goes to training or the test as one: each "image", or all in a "folder" of a class; None: each
+        image, but subfolders that could be classes are refused.
+      bits: how many of a 16-bit image's values are used; None: all.
       broken: what to do about a file that cannot be decoded: "stop", or "skip" it and say so.
 
     Raises:
-      UserError: there is no such folder; there are less than two classes, or no images in one; training and test have
-        other classes; images of several sizes without `image_size`; a broken one, if so chosen.
+      UserError: there is no such folder; it is not clear what is a class or a split in it; there are less than two
+        classes, or no images in one; training and test have other classes; images of several sizes without
+        `image_size`; a broken one, if so chosen; one whose pixels have 32 bits.
 
     Source: the layout of `torchvision.datasets.ImageFolder` and of TFDS's `ImageFolder`; images become RGB, or grey
-    if all are, as torchvision's `default_loader` makes them: transparency is dropped.
+    if all are; what is transparent becomes white.
     """
-    root = Path(path).expanduser()
-    require(root.is_dir(), f"--dataset {path}: there is no such folder.")
-    folders = {each.name.lower(): each for each in sorted(root.iterdir()) if each.is_dir()}
-    train, tests = folders.get("train"), [folders[name] for name in _TEST_NAMES if name in folders]
-    if train and tests:
-        names = " and ".join(each.name for each in tests)
-        require(len(tests) == 1, f"--dataset {path} has {names}: which is the test? Keep one.")
-        files = {"train": _classes(path, train), "test": _classes(path, tests[0])}
-        only = sorted(files["train"].keys() ^ files["test"].keys())
-        require(not only, f"--dataset {path}: class {', '.join(only)} is in only one of {train.name} and {names}.")
+    root = _folder(path)
+    listing = Listing(root)
+    layout = lay_out(path, root, listing, split_by)
+    train, test = layout.train, layout.test
+    if test is None:
+        train, test = split(path, root, layout.train, test_fraction, by_folder=split_by == "folder")
     else:
-        if train and any(each.is_dir() for each in train.iterdir()):
-            raise UserError(
-                f"--dataset {path} has a folder {train.name} with folders of its own, but none for the test: "
-                f"call that {', '.join(_TEST_NAMES[:-1])} or {_TEST_NAMES[-1]}."
-            )
-        files = _split(path, _classes(path, root), test_fraction)
-    class_names = tuple(sorted(files["train"]))
-    found = ", ".join(class_names) or "none"
-    require(
-        len(class_names) >= 2, f"--dataset {path} needs a folder for each of two classes or more; there is: {found}."
-    )
+        require(split_by != "folder", f"--dataset {path} is split already, in folders: drop --split-by folder.")
+    files = {"train": train, "test": test}
+    class_names = tuple(sorted(train))
+    told = list(layout.told)
 
     every = [file for of_class in files.values() for paths in of_class.values() for file in paths]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        headers = list(pool.map(_header, every))
-    good = [header for header in headers if isinstance(header, _Header)]
-    for file, header in zip(every, headers, strict=True):
-        require(broken == "skip" or isinstance(header, _Header), _told(path, file, header))
-    sizes = Counter(header.size for header in good)
+    headers = _headers(path, root, every, broken)
+    sizes = Counter(each.size for each in headers)
     if len(sizes) > 1 and image_size is None:
         (first, _), (second, _) = sizes.most_common(2)
         raise UserError(
             f"--dataset {path} has images of several sizes, say {first[0]}x{first[1]} and {second[0]}x{second[1]} "
             f"pixels: give one to resize them to, such as --image-size {min(64, *first, *second)}."
         )
-    grey = all(header.grey for header in good)
+    grey = all(each.grey for each in headers)
+    deep = [each for each in headers if each.bits == 16]
+    require(bool(deep) or bits is None, f"--bits is {bits}, but --dataset {path} has no images of 16 bits: drop it.")
+    if deep:
+        told.append(f"{several(len(deep), 'image')} of 16 bits: values of 0 to {2 ** (bits or 16) - 1} become 0 to 255")
+    if frames := sum(each.frames for each in headers):
+        told.append(f"{several(frames, 'file')} with several images each, of which the first is used")
+
+    found: list[str] = []
 
     def read(split: str) -> Iterator[tuple[Any, int]]:
         labelled = [(file, k) for k, name in enumerate(class_names) for file in files[split][name]]
+        decode = functools.partial(pixels.decode, grey=grey, size=image_size, bits=bits or 16)
+        top = 0
         with concurrent.futures.ThreadPoolExecutor() as pool:
             for start in range(0, len(labelled), _CHUNK):
                 chunk = labelled[start : start + _CHUNK]
-                images = pool.map(lambda pair: _decode(pair[0], grey, image_size), chunk)
-                for (file, label), image in zip(chunk, images, strict=True):
-                    if not isinstance(image, Exception):
-                        yield image, label
+                images = pool.map(decode, [file for file, _ in chunk])
+                for (file, label), decoded in zip(chunk, images, strict=True):
+                    if isinstance(decoded, pixels.Decoded):
+                        top = max(top, decoded.top)
+                        yield decoded.image, label
                     elif broken == "stop":
-                        raise UserError(_told(path, file, image))
+                        raise UserError(_cannot_be_read(path, root, file, decoded))
                     else:
-                        print(f"left out: {_reason(file, image)}", file=sys.stderr)
+                        found.append(f"left out: {pixels.reason(file, decoded)}")
+        if split == "train" and bits is None and 0 < top < _DARK:
+            more = f"--bits {max(8, top.bit_length())} keeps more" if all(each.grey for each in deep) else "scale them"
+            found.append(f"16-bit images reach {top} of 65535, which leaves {(top >> 8) + 1} of 256 shades: {more}.")
 
-    stats = [(str(file), file.stat()) for file in every]
+    splits = {split: [of_class[name] for name in class_names] for split, of_class in files.items()}
     return Source(
         name=root.resolve().name,
-        class_names=class_names,
-        counts={split: sum(map(len, of_class.values())) for split, of_class in files.items()},
+        class_names=tuple(map(_shown, class_names)),
+        counts={split: sum(map(len, of_class)) for split, of_class in splits.items()},
         read=read,
-        made_of=[image_size, test_fraction, broken, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]],
+        made_of=[str(root.resolve()), image_size, bits, broken, _digest(root, splits)],
+        told=tuple(told),
+        left_out=(*layout.left_out, *listing.left_out),
+        found=found,
     )
 
 
-def _classes(path: str, folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class, in order; hidden files and those of other kinds are left out."""
-    kinds = PIL.Image.registered_extensions()
-    classes = {}
-    for each in sorted(folder.iterdir()):
-        if each.is_dir() and not each.name.startswith("."):
-            files = [file for file in sorted(each.rglob("*")) if file.suffix.lower() in kinds and file.is_file()]
-            files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(each).parts)]
-            require(bool(files), f"--dataset {path}: there is no image in '{each}'.")
-            classes[each.name] = files
-    return classes
+def _folder(path: str) -> Path:
+    """The folder of that path; what is none is told, and what can be done with it."""
+    root = Path(os.path.expanduser(path))
+    if root.is_file():
+        how = unpack(root) if is_archive(root) else "give the folder that has a folder for each class in it"
+        raise UserError(f"--dataset {path} is a file, not a folder: {how}.")
+    if not root.is_dir():
+        near = difflib.get_close_matches(root.name, _names(root.parent), 1)
+        meant = f"; did you mean {as_flag(root.parent / near[0])}?" if near else "."
+        raise UserError(f"--dataset {path}: there is no such folder{meant}")
+    if told := prepared_below(root):
+        raise UserError(f"--dataset {path} {told}")
+    return root
 
 
-def _split(path: str, classes: dict[str, list[Path]], test_fraction: float) -> dict[str, dict[str, list[Path]]]:
-    files: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
-    for name, paths in classes.items():
-        require(len(paths) >= 2, f"--dataset {path}: class {name} needs two images or more, for training and test.")
-        by_hash = sorted(paths, key=lambda file: hashlib.sha256(f"{name}/{file.name}".encode()).digest())
-        count = min(len(paths) - 1, max(1, round(test_fraction * len(paths))))
-        files["test"][name], files["train"][name] = sorted(by_hash[:count]), sorted(by_hash[count:])
-    return files
+def _names(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir() if each.is_dir()] if folder.is_dir() else []
 
 
-def _header(file: Path) -> _Header | Exception:
-    try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # the orientation: a quarter turn, some of them mirrored
-            return _Header((image.width, image.height) if turned else (image.height, image.width), image.mode in _GREY)
-    except Exception as error:
-        return error
+def _headers(path: str, root: Path, files: list[Path], broken: BrokenImages) -> list[pixels.Header]:
+    """Of all files that can be read; unless others are skipped, the first is told."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        headers = list(pool.map(pixels.header, files))
+    for file, header in zip(files, headers, strict=True):
+        if not isinstance(header, pixels.Header) and broken == "stop":
+            raise UserError(_cannot_be_read(path, root, file, header))
+    return [header for header in headers if isinstance(header, pixels.Header)]
 
 
-def _decode(file: Path, grey: bool, size: int | None) -> Any:
-    """The image, uint8 `[height, width, channels]`, or the exception that it raised."""
-    try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as opened:
-            image: Any = PIL.ImageOps.exif_transpose(opened)
-            if image.mode.startswith(("I;16", "I")):
-                values = np.asarray(image)
-                image = PIL.Image.fromarray((values // 256 if values.max() > 255 else values).astype(np.uint8))
-            array = np.asarray(image.convert("L" if grey else "RGB"))
-        array = array.reshape(*array.shape[:2], -1)
-        return array if size is None else resized(array, size)
-    except Exception as error:
-        return error
+def _cannot_be_read(path: str, root: Path, file: Path, error: Exception) -> str:
+    if isinstance(error, pixels.WidePixels):
+        how = (
+            f"say what black and white are, here 0 and {error.white}, and convert them, {error.how(root, file.suffix)}"
+        )
+        return f"--dataset {path}: '{file}' cannot be used, {error}: {how}."
+    return f"--dataset {path}: {pixels.reason(file, error)} cannot be read; go on without such: --broken-images skip."
 
 
-def _reason(file: Path, error: Any) -> str:
-    text = str(error).replace(str(file), "it").splitlines() or [""]
-    return f"'{os.fspath(file)}' ({type(error).__name__}: {text[0]})"
+def _digest(root: Path, splits: dict[str, list[list[Path]]]) -> str:
+    """Another one for other files, whatever their times say: a copy keeps them, and another disk may be mounted."""
+    digest = hashlib.sha256()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for split, classes in splits.items():
+            for label, files in enumerate(classes):
+                for file, made_of in zip(files, pool.map(identity, files), strict=True):
+                    digest.update(repr([split, label, os.fspath(file.relative_to(root)), made_of]).encode())
+    return digest.hexdigest()
 
 
-def _told(path: str, file: Path, error: Any) -> str:
-    return f"--dataset {path}: {_reason(file, error)} cannot be read; go on without such: --broken-images skip."
+def _shown(name: str) -> str:
+    """A folder's name as it can be printed, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ import tensorflow_datasets as tfds
 
 from jax_mix._checks import suggest
 from jax_mix.training.data.digits import Digits
-from jax_mix.training.data.source import Source, resized
+from jax_mix.training.data.source import Source, identity, resized
 from jax_mix.training.errors import UserError, require
 
+_DEPTHS = ("", "*/", "*/*/", "*/*/*/")  # a version may lie in the folder of a set, and that in one of all sets
 _CHUNK = 500  # how many examples are decoded at once
 
 
@@ -61,8 +64,9 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
         class_names=tuple(features[label_key].names),
         counts={"train": splits["train"].num_examples, "test": splits[test].num_examples},
         read=read,
-        made_of=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files] + [image_size],
+        made_of=[image_size, str(Path(builder.data_path).resolve()), [[path.name, *identity(path)] for path in files]],
         small=name == "digits",
+        left_out=tuple(f"the split {split!r}" for split in splits if split not in ("train", test)),
     )
 
 
@@ -84,25 +88,23 @@ def _digits(folder: Path) -> Any:
 
 def _prepared(name: str, folder: Path) -> Any:
     """The builder of a set that lies in `folder`. TFDS's own search for one would also ask the network, for minutes."""
-    how = f"pip install tensorflow-cpu && tfds build {name} --file_format=array_record --data_dir={folder}"
+    how = _build(name, folder)
     if found := _folders(name, folder):
         configs = sorted({str(path.parent.relative_to(folder)) for path in found})
         require(len(configs) == 1, f"--dataset {name} has several configurations, name one: {suggest(name, configs)}")
-        latest = max(found, key=lambda path: [int(number) for number in path.name.split(".")])
+        latest = max(found, key=lambda path: _version(path) or [])
         builder = tfds.builder_from_directory(latest)
         formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
         require(
-            "array_record" in formats,
-            f"--dataset {name} in '{folder}' is stored as {' and '.join(formats)}, not as array_record, "
-            f"which alone is read without TensorFlow: prepare it once more, in another folder, {how}",
+            "array_record" in formats, f"--dataset {name} in '{folder}' {_converted(latest, formats, name, folder)}"
         )
         return builder
     known = tfds.list_builders(with_community_datasets=False)
+    here = f"; or, if the folder of that name is meant, give --dataset ./{name}" if Path(name).is_dir() else ""
     in_tfds = re.split("[:/]", name)[0] in known
-    require(not in_tfds, f"--dataset {name} is not prepared in '{folder}' (--data-dir): do that once, {how}")
+    require(not in_tfds, f"--dataset {name} is not prepared in '{folder}' (--data-dir): do that once, {how}{here}")
     require(
-        not Path(name).is_dir(),
-        f"--dataset {name!r} is no set of TFDS; if the folder of that name is meant, give './{name}'.",
+        not here, f"--dataset {name!r} is no set of TFDS; if the folder of that name is meant, give --dataset ./{name}"
     )
     there = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     names = sorted({"digits", *known, *there} - {"downloads"})
@@ -111,14 +113,59 @@ def _prepared(name: str, folder: Path) -> Any:
     )
 
 
+def prepared_below(folder: Path) -> str | None:
+    """What to say of a folder that holds prepared sets, and no images: how to name one. None if it holds none."""
+    found = [each.parent for depth in _DEPTHS for each in sorted(folder.glob(f"{depth}dataset_info.json"))]
+    if not found:
+        shards = next(folder.glob("*.tfrecord*"), None)
+        if shards is None:
+            return None
+        return (
+            f"holds files in tfrecord form, '{shards.name}', without the dataset_info.json that says what is in them: "
+            "write their images into a folder for each class, or prepare them as a set of TFDS."
+        )
+    version = max(found, key=lambda path: _version(path) or [])
+    info = json.loads((version / "dataset_info.json").read_text())
+    name = "/".join(part for part in (info["name"], info.get("configName")) if part)
+    data_dir = version.resolve().parents[name.count("/") + 1]
+    give = f"--dataset {name}:{info['version']} --data-dir {shlex.quote(str(data_dir))}"
+    formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", ())]
+    if "array_record" in formats:
+        return f"holds a set of TFDS: give {give}"
+    return f"holds a set of TFDS that {_converted(version, formats, name, data_dir)}; then {give}"
+
+
+def _converted(version: Path, formats: list[str], name: str, folder: Path) -> str:
+    """How to come to a set in array_record form from one that is prepared in others."""
+    convert = f"convert it, python -m jax_mix.training.data.tfrecord {shlex.quote(str(version))}; or " * (
+        "tfrecord" in formats
+    )
+    return (
+        f"is stored as {' and '.join(formats)}, not as array_record, which alone is read without TensorFlow: {convert}"
+        f"prepare it once more, in another folder, {_build(name, folder.with_name(f'{folder.name}-array-record'))}"
+    )
+
+
+def _build(name: str, folder: Path) -> str:
+    return (
+        f"pip install tensorflow-cpu && tfds build {name} --file_format=array_record "
+        f"--data_dir={shlex.quote(str(folder))}"
+    )
+
+
 def _folders(name: str, folder: Path) -> list[Path]:
     """All prepared versions of a set: its name/config:version is name/config/version on disk."""
     parts = re.split("[:/]", name)
     if not all(re.fullmatch(r"\w[\w.+-]*", part) for part in parts):
         return []
-    depths = ("", "*/", "*/*/")
-    found = [path.parent for depth in depths for path in folder.joinpath(*parts).glob(depth + "features.json")]
-    return [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    found = [path.parent for depth in _DEPTHS for path in folder.joinpath(*parts).glob(depth + "features.json")]
+    return [path for path in found if _version(path)]
+
+
+def _version(folder: Path) -> list[int] | None:
+    """That which a folder is named after; None: it is named after something else."""
+    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", folder.name)
+    return [int(number) for number in match.groups()] if match else None
 
 
 def _feature(name: str, features: Any, key: str, kind: type) -> str:
