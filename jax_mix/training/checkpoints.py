@@ -157,6 +157,7 @@ class Checkpoints:
         if jax.process_index() == 0:  # Orbax would wait with this until the next save, for which a disk may be too full
             for left_by_a_killed_or_failed_save in self.folder.glob("*" + _UNFINISHED):
                 shutil.rmtree(left_by_a_killed_or_failed_save, ignore_errors=True)
+        _pass_over_closed_loops()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             save_root_metadata=False,
@@ -257,6 +258,18 @@ def is_finite(tree: Any) -> Bool[Array, ""]:
     """Whether all floating-point numbers in a pytree of arrays are finite. bool `[]`."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+@functools.cache  # once in a process
+def _pass_over_closed_loops() -> None:
+    """When a save fails, TensorStore's threads each print that nobody waits for them any more; the save itself tells."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _name(path: Any) -> str:

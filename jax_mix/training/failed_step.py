@@ -40,6 +40,9 @@ def failed_step(
         mix = draw(key) if recipe.accumulate == 1 else jax.vmap(draw)(jax.random.split(key, recipe.accumulate))
         arrays |= {name: value for name, value in vars(mix).items() if value is not None}
     path = checkpoints.folder.parent / "failed_step.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(path, arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_npz(path, arrays)
+    except OSError as error:
+        return TrainingFailed(f"{told}; its images and draw could not be written, {error}; checkpoints are kept.")
     return TrainingFailed(f"{told}; its images and draw are in '{path}', checkpoints are kept.")

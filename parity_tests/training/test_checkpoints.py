@@ -330,6 +330,7 @@ def test_when_nothing_more_can_be_written_the_older_ones_are_kept_and_saving_goe
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("the checkpoint")]
     assert lines == [told.format(2, 1), told.format(3, 1), told.format(5, 4)]
+    assert "Traceback" not in done.stderr  # of the threads that wrote
     assert done.stdout.splitlines() == [told.format(5, 4)]  # the last one failed: leaving raises
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
 

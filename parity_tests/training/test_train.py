@@ -190,6 +190,18 @@ def test_a_step_that_fails_leaves_its_draw_and_no_checkpoint(every, data_dir, di
     assert mix.layers.tolist() == ["input", "layer1", "layer2"]
 
 
+def test_a_step_that_fails_is_told_though_its_draw_cannot_be_written(data_dir, tmp_path, capsys, monkeypatch):
+    def full(path, arrays):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("jax_mix.training.failed_step.write_npz", full)
+    arguments = ["--learning-rate", "1e30", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "high"]
+    assert train.main([*SHORT, *arguments]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("train.py: --learning-rate 1e+30 is too high: the loss became nan in step 3; its images and")
+    assert "could not be written, [Errno 28] No space left on device" in told
+
+
 def test_other_images_or_labels_are_not_gone_on_with(data_dir, tmp_path, digits, capsys, monkeypatch):
     flags = [*SHORT, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "other", "--devices", "1"]
     assert train.main(flags) == 0
