@@ -53,6 +53,7 @@ def theme(name: str) -> Iterator[None]:
         "font.size": 11,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        **plots.PLAIN_TEXT,
     }
     with mpl.rc_context(settings):
         yield

@@ -262,7 +262,7 @@ def is_finite(tree: Any) -> Bool[Array, ""]:
 
 @functools.cache  # once in a process
 def _pass_over_closed_loops() -> None:
-    """When a save fails, TensorStore's threads each print that nobody waits for them any more; the save itself tells."""
+    """When a save fails, which it tells, TensorStore's threads each print that nobody waits for them any more."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 import PIL.Image
 from matplotlib.figure import Figure  # not pyplot, which would want a display
@@ -16,7 +17,10 @@ from jax_mix.training.files import write_atomically
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
 
+PLAIN_TEXT: Any = {"text.parse_math": False}  # a name may have a $ in it, or two, and is no formula
 
+
+@mpl.rc_context(PLAIN_TEXT)
 def plot_learning_curve(path: Path, history: Sequence[dict[str, float]], *, title: str) -> None:
     """Write a PNG of a history: for each epoch a dict of "epoch", "loss", "nll" and "accuracy"."""
     epoch = [record["epoch"] for record in history]
@@ -35,6 +39,7 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, float]], *, titl
     save(figure, path)
 
 
+@mpl.rc_context(PLAIN_TEXT)
 def plot_mixed_batch(
     path: Path,
     image: ArrayLike,

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import jax_mix
 from jax_mix.training import files, plots
@@ -123,3 +124,16 @@ def test_checking_a_folder_makes_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out: cannot write to the folder .*file.first"):
         files.check_writable(tmp_path / "file" / "first")
+
+
+@pytest.mark.parametrize("name", ["US$", "$x$", "$\\frac{$", "a_b^c", "50%", "naïve", "\\alpha", "日本"])
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from:UserWarning")  # a square, where the font has no such letter
+def test_any_name_is_drawn_as_it_is(name, figures, tmp_path):
+    history = [{"epoch": 1, "loss": 1.0, "nll": 1.0, "accuracy": 0.5}]
+    plots.plot_learning_curve(tmp_path / "curve.png", history, title=name)
+    plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE, LABEL, [name] * 3, None)
+    assert figures[0].get_suptitle() == name
+    for figure in figures:
+        drawn = [text for text in figure.findobj(Text) if text.get_text() == name]
+        assert drawn
+        assert not any(text.get_parse_math() for text in drawn)
