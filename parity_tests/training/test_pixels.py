@@ -14,6 +14,7 @@ import pytest
 
 from jax_mix.training import data
 from jax_mix.training.data import pixels
+from jax_mix.training.data.source import resized
 from jax_mix.training.errors import UserError
 
 
@@ -176,3 +177,35 @@ def test_a_file_is_read_by_its_content_where_its_ending_is_that_of_another_image
     save(tmp_path / "a.png", ramp(255, np.uint8))
     os.rename(tmp_path / "a.png", tmp_path / "a.jpg")
     np.testing.assert_array_equal(decoded(tmp_path / "a.jpg", grey=True)[..., 0], ramp(255, np.uint8))
+
+
+def scaled_then_cut(image, size):
+    """The whole image scaled, and its middle: what `resized` gives, at the cost of all that is cut off."""
+    height, width, _ = image.shape
+    scale = size / min(height, width)
+    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (wide - size) // 2, (high - size) // 2
+    picture = PIL.Image.fromarray(image).resize((wide, high), PIL.Image.Resampling.BILINEAR)
+    return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (61, 33), (7, 90), (50, 50), (28, 28)])
+@pytest.mark.parametrize("size", [5, 28, 64])
+def test_an_image_is_scaled_and_its_middle_cut(shape, size):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    apart = resized(image, size).astype(int) - scaled_then_cut(image, size)
+    assert np.abs(apart).max() <= (0 if shape[0] == shape[1] else 1)  # Pillow rounds where the square begins
+
+
+NARROW = """
+import resource, numpy
+from jax_mix.training.data.source import resized
+resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, resource.RLIM_INFINITY))
+print(resized(numpy.zeros((1, 3000, 3), numpy.uint8), 4096).shape)
+"""
+
+
+def test_a_narrow_image_needs_no_more_memory_than_its_square():
+    """Scaled as a whole it would have 12 million columns."""
+    done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=True)
+    assert done.stdout == "(4096, 4096, 3)\n"

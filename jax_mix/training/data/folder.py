@@ -23,7 +23,7 @@ from jax_mix.training.errors import UserError, require
 
 BrokenImages = Literal["stop", "skip"]
 _DARK = 2**12  # 16-bit images below use 16 shades or less, as medical ones of 12 bits do
-_CHUNK = 256  # how many images are decoded at once
+_AT_ONCE = 2**28  # bytes of decoded images that wait for their turn
 
 
 def open_folder(
@@ -91,10 +91,12 @@ def open_folder(
     def read(split: str) -> Iterator[tuple[Any, int]]:
         labelled = [(file, k) for k, name in enumerate(class_names) for file in files[split][name]]
         decode = functools.partial(pixels.decode, grey=grey, size=image_size, bits=bits or 16)
+        height, width = (image_size, image_size) if image_size else next(iter(sizes), (1, 1))
+        many = max(1, min(256, _AT_ONCE // (3 * height * width)))
         top = 0
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for start in range(0, len(labelled), _CHUNK):
-                chunk = labelled[start : start + _CHUNK]
+            for start in range(0, len(labelled), many):
+                chunk = labelled[start : start + many]
                 images = pool.map(decode, [file for file, _ in chunk])
                 for (file, label), decoded in zip(chunk, images, strict=True):
                     if isinstance(decoded, pixels.Decoded):

@@ -71,5 +71,8 @@ def resized(image: UInt8[np.ndarray, "height width channels"], size: int) -> UIn
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
     picture = PIL.Image.fromarray(image[..., 0] if channels == 1 else image)
     left, top = (wide - size) // 2, (high - size) // 2
-    picture = picture.resize((wide, high), PIL.Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    # Only the square is scaled: all of a long, narrow picture could be too large for any memory.
+    across, down = width / wide, height / high
+    square = (left * across, top * down, (left + size) * across, (top + size) * down)
+    picture = picture.resize((size, size), PIL.Image.Resampling.BILINEAR, box=square)
     return np.asarray(picture).reshape(size, size, channels)
