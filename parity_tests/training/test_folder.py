@@ -260,6 +260,13 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def flip(path, at):
+    """One bit of one byte."""
+    changed = bytearray(path.read_bytes())
+    changed[at] ^= 1
+    path.write_bytes(changed)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -267,6 +274,14 @@ def truncate(path):
         lambda folder: (folder / "test_label.npy").unlink(),
         lambda folder: (folder / "about.json").write_text("{"),
         lambda folder: (folder / "about.json").unlink(),
+        lambda folder: (folder / "about.json").write_text(""),
+        lambda folder: (folder / "about.json").write_text('{"arrays": {}, "sum": 0}'),
+        lambda folder: flip(folder / "about.json", -10),
+        lambda folder: flip(folder / "train_label.npy", -1),
+        lambda folder: flip(folder / "train_label.npy", 0),
+        lambda folder: flip(folder / "test_image.npy", 12),
+        lambda folder: flip(folder / "train_image.npy", -1),
+        lambda folder: (folder / "train_label.npy").write_bytes(b""),
     ],
 )
 def test_a_damaged_cache_is_made_anew(damage, photos, tmp_path, capsys):
@@ -277,6 +292,19 @@ def test_a_damaged_cache_is_made_anew(damage, photos, tmp_path, capsys):
     assert "is damaged" in capsys.readouterr().err
     load(photos, cache_dir=str(tmp_path / "cache"))
     assert capsys.readouterr().err == ""
+
+
+def test_a_disk_that_fills_while_the_cache_is_written_costs_the_cache_alone(photos, tmp_path, capsys, monkeypatch):
+    """The space is reserved before it is written, as a write to mapped memory would end the process."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    assert values(load(photos, cache_dir=str(tmp_path / "cache")).train) <= ALL
+    assert "decoded images cannot be kept in" in (told := capsys.readouterr().err)
+    assert "No space left on device" in told
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_without_a_place_for_the_cache_it_goes_on(photos, tmp_path, capsys, monkeypatch):

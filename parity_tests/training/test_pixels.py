@@ -209,3 +209,22 @@ def test_a_narrow_image_needs_no_more_memory_than_its_square():
     """Scaled as a whole it would have 12 million columns."""
     done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=True)
     assert done.stdout == "(4096, 4096, 3)\n"
+
+
+def test_a_file_of_another_format_than_its_ending_starts_no_program(tmp_path, monkeypatch):
+    """Pillow would give an EPS file to Ghostscript, whatever it is called."""
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    for name in ("a", "b"):
+        for i in range(3):
+            save(tmp_path / name / f"{i}.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "a" / "3.png").write_bytes(eps)
+    with pytest.raises(UserError, match=r"'.*a/3\.png' \(UnidentifiedImageError: cannot identify image file\)"):
+        data.load(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+
+
+def test_a_jpeg_that_is_called_png_is_read(tmp_path):
+    for name in ("a", "b"):
+        for i in range(3):
+            save(tmp_path / name / f"{i}.png", np.full((8, 8), 100, np.uint8), format="JPEG")
+    assert np.all(data.load(str(tmp_path), cache_dir=str(tmp_path.parent / "cache")).train.image == 100)

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jax_mix.training.data.source import Source
 from jax_mix.training.errors import UserError, require
 
 _VERSION = 2  # of what is in a cache; another is decoded anew
+_SUMMED = 2**32  # bytes of a file that are compared with its checksum at each start
 
 
 def default_folder() -> Path:
@@ -47,7 +49,7 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
     if folder.is_dir():
         try:
             return _open(source, folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a changed byte may show as anything
             print(f"the cache '{folder}' is damaged ({error}): it is made anew", file=sys.stderr)
             shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -58,8 +60,9 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
     try:
         dataset = _decode_all(source, temporary)
         normalize = [np.asarray(a).tolist() for a in (dataset.normalize.mean, dataset.normalize.std)]
-        arrays = {path.name: path.stat().st_size for path in temporary.glob("*.npy")}
-        about = {"arrays": arrays, "mean_and_std": normalize, "found": source.found}
+        arrays = {path.name: _sum(path) for path in temporary.glob("*.npy")}
+        about: dict[str, Any] = {"arrays": arrays, "mean_and_std": normalize, "found": source.found}
+        about["sum"] = _sum_of_text(about)
         (temporary / "about.json").write_text(json.dumps(about))
         del dataset
         try:
@@ -84,10 +87,11 @@ def _without_cache(source: Source, folder: Path, error: OSError) -> Dataset:
 
 def _open(source: Source, folder: Path) -> Dataset:
     about = json.loads((folder / "about.json").read_text())
-    for name, size in about["arrays"].items():
-        there = (folder / name).stat().st_size
-        if there != size:
-            raise ValueError(f"{name} has {there} bytes, not {size}")
+    if about.pop("sum") != _sum_of_text(about):
+        raise ValueError("about.json is not as it was written")
+    for name, as_written in about["arrays"].items():
+        if _sum(folder / name) != as_written:
+            raise ValueError(f"{name} is not as it was written")
     splits = {}
     for split in source.counts:
         image = np.load(folder / f"{split}_image.npy", mmap_mode="r")
@@ -95,6 +99,19 @@ def _open(source: Source, folder: Path) -> Dataset:
     mean, std = (jnp.asarray(a, np.float32) for a in about["mean_and_std"])
     source.found[:] = about["found"]
     return Dataset(splits["train"], splits["test"], Normalize(mean, std), source.name, source.class_names)
+
+
+def _sum(path: Path) -> list[int]:
+    """The size of a file and the CRC-32 of its bytes; of a large one of those at its start, to start in seconds."""
+    crc, left = 0, _SUMMED
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(left, 2**24))):
+            crc, left = zlib.crc32(part, crc), left - len(part)
+    return [path.stat().st_size, crc]
+
+
+def _sum_of_text(about: Any) -> int:
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
 
 
 def _decode_all(source: Source, folder: Path | None) -> Dataset:
@@ -160,7 +177,12 @@ def _empty(folder: Path | None, name: str, shape: tuple[int, ...]) -> Any:
     free = shutil.disk_usage(folder).free
     if free < size:  # a memory map finds out when a page is written, and ends the process
         raise OSError(None, f"it needs {size / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    path = folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # another program may take what is free now
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _near(size: int) -> int:

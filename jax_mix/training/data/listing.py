@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +27,18 @@ _OF_THE_SYSTEM = {"__macosx", "__pycache__", "thumbs.db", "desktop.ini", "@eadir
 _MOST = 10  # names in a sentence
 
 
+@functools.cache
+def readable() -> dict[str, str]:
+    """The endings of images that Pillow can read here, and its name of each format."""
+    supported = PIL.Image.registered_extensions()
+    return {
+        ending: supported[ending]
+        for ending in _IMAGES & supported.keys()
+        if supported[ending] in PIL.Image.OPEN
+        and (supported[ending] not in _CODECS or PIL.features.check(_CODECS[supported[ending]]))
+    }
+
+
 class Listing:
     """What is found under folders, gathered over several calls of `images`.
 
@@ -38,13 +51,6 @@ class Listing:
         self._unreadable: list[Path] = []
         self._loops: list[Path] = []
         self._others: Counter[str] = Counter()
-        supported = PIL.Image.registered_extensions()
-        self._readable = {
-            ending
-            for ending in _IMAGES & supported.keys()
-            if supported[ending] in PIL.Image.OPEN
-            and (supported[ending] not in _CODECS or PIL.features.check(_CODECS[supported[ending]]))
-        }
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders in a folder, in order of name; hidden ones and the system's are not.
@@ -68,7 +74,7 @@ class Listing:
             if ending not in _IMAGES or _is_special(path):
                 self._others[ending or "no ending"] += 1
             else:
-                (found if ending in self._readable else self._unreadable).append(path)
+                (found if ending in readable() else self._unreadable).append(path)
         return sorted(found)
 
     @property

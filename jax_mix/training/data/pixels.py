@@ -11,6 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from jax_mix.training.data.hints import as_flag, python_command
+from jax_mix.training.data.listing import readable
 from jax_mix.training.data.source import resized
 
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}  # Pillow's names of modes without colour
@@ -57,7 +58,7 @@ class Decoded(NamedTuple):
 def header(file: Path) -> Header | Exception:
     """Of an image, or the exception that was raised: it cannot be read, or its mode cannot be used."""
     try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as image:
+        with warnings.catch_warnings(action="ignore"), _open(file) as image:
             bits = _bits(image)  # first: to look for the orientation may decode the image, and forget how it lies there
             turned = image.getexif().get(0x0112, 1) >= 5  # the orientation: a quarter turn, some of them mirrored
             size = (image.width, image.height) if turned else (image.height, image.width)
@@ -77,7 +78,7 @@ def decode(file: Path, *, grey: bool, size: int | None, bits: int) -> Decoded | 
       bits: how many of a 16-bit image's values are used: the upper 8 of these are kept.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as opened:
+        with warnings.catch_warnings(action="ignore"), _open(file) as opened:
             deep = _bits(opened) == 16
             image: Any = PIL.ImageOps.exif_transpose(opened)
             top = 0
@@ -100,6 +101,11 @@ def decode(file: Path, *, grey: bool, size: int | None, bits: int) -> Decoded | 
         return Decoded(array if size is None else resized(array, size), top)
     except Exception as error:
         return error
+
+
+def _open(file: Path) -> PIL.Image.Image:
+    """The image, whatever its ending, if its format is one of those read here: for others Pillow may start programs."""
+    return PIL.Image.open(file, formats=sorted({*readable().values()}))
 
 
 def reason(file: Path, error: Exception) -> str:
