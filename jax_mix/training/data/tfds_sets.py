@@ -40,9 +40,9 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS would recommend OpenCV, which is not needed
     folder = Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
-    builder = _digits(folder) if name == "digits" else _prepared(name, folder)
-
-    features, splits = builder.info.features, builder.info.splits
+    with _whole(name, folder):
+        builder = _digits(folder) if name == "digits" else _prepared(name, folder)
+        features, splits = builder.info.features, builder.info.splits
     image_key = _feature(name, features, "image", tfds.features.Image)
     label_key = _feature(name, features, "label", tfds.features.ClassLabel)
     dtype = np.dtype(features[image_key].np_dtype)  # .dtype would ask TensorFlow
@@ -52,9 +52,12 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
     require(test in splits, f"--dataset {name} has no split 'test' or 'validation', only {', '.join(splits)}.")
 
     def read(split: str) -> Iterator[tuple[Any, int]]:
-        source = builder.as_data_source(split={"train": "train", "test": test}[split])
+        with _whole(name, folder):
+            source = builder.as_data_source(split={"train": "train", "test": test}[split])
         for start in range(0, len(source), _CHUNK):
-            for example in source.__getitems__(range(start, min(start + _CHUNK, len(source)))):
+            with _whole(name, folder):
+                examples = source.__getitems__(range(start, min(start + _CHUNK, len(source))))
+            for example in examples:
                 image = example[image_key]
                 yield image if image_size is None else resized(image, image_size), example[label_key]
 
@@ -68,6 +71,35 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
         small=name == "digits",
         left_out=tuple(f"the split {split!r}" for split in splits if split not in ("train", test)),
     )
+
+
+@contextlib.contextmanager
+def _whole(name: str, folder: Path) -> Iterator[None]:
+    """Whatever is raised in the body, as the files of a set are not what TFDS wrote, is told in a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise UserError(
+            f"--dataset {name}: its files in '{folder}' are damaged, or not those of an image set "
+            f"({type(error).__name__}: {what}): delete them and prepare it once more, {_build(name, folder)}"
+        ) from error
+
+
+def _require_own_features(version: Path) -> None:
+    """Refuse features that are not TFDS's own: it would import whatever module the file names."""
+
+    def classes(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            yield from (str(each) for key, each in value.items() if key == "pythonClassName")
+            for each in value.values():
+                yield from classes(each)
+
+    for each in classes(json.loads((version / "features.json").read_text())):
+        own = each.startswith("tensorflow_datasets.core.features.")
+        require(own, f"--dataset: '{version / 'features.json'}' names {each!r}, which is no feature of TFDS: not read.")
 
 
 def _digits(folder: Path) -> Any:
@@ -93,6 +125,7 @@ def _prepared(name: str, folder: Path) -> Any:
         configs = sorted({str(path.parent.relative_to(folder)) for path in found})
         require(len(configs) == 1, f"--dataset {name} has several configurations, name one: {suggest(name, configs)}")
         latest = max(found, key=lambda path: _version(path) or [])
+        _require_own_features(latest)
         builder = tfds.builder_from_directory(latest)
         formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
         require(
@@ -125,8 +158,12 @@ def prepared_below(folder: Path) -> str | None:
             "write their images into a folder for each class, or prepare them as a set of TFDS."
         )
     version = max(found, key=lambda path: _version(path) or [])
-    info = json.loads((version / "dataset_info.json").read_text())
-    name = "/".join(part for part in (info["name"], info.get("configName")) if part)
+    try:
+        info = json.loads((version / "dataset_info.json").read_text())
+        name = "/".join(part for part in (info["name"], info.get("configName")) if part)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        file = version / "dataset_info.json"
+        return f"holds a set of TFDS whose '{file}' is damaged ({error}): prepare it once more."
     data_dir = version.resolve().parents[name.count("/") + 1]
     give = f"--dataset {name}:{info['version']} --data-dir {shlex.quote(str(data_dir))}"
     formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", ())]
