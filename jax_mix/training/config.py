@@ -51,7 +51,7 @@ class DataFlags:
     train_images: Count | None = None  # how many of the training images are used, drawn at random; None: all
     label_noise: Share = 0.0  # share of training labels that are drawn anew, to see what wrong labels do
     image_size: Side | None = None  # side to which images are resized, and cut square; None: they are of one size
-    test_fraction: Between0And1 = 0.2  # of a folder's images, if it has none for the test
+    test_fraction: Between0And1 | None = None  # of a folder's images, if it has none for the test; None: 0.2
     # folder: all in a subfolder of a class, a patient's or a video's, go together to training or the test; image: each
     # by itself; None: image, but subfolders that could be the classes are refused
     split_by: SplitBy | None = None

@@ -175,6 +175,11 @@ BAD = {
         "is split already, in folders: drop --split-by",
         {"split_by": "folder"},
     ),
+    "a share of a split that is there": (
+        lambda f: copies(f, "train", "test"),
+        "is split already, in folders: drop --test-fraction 0.2",
+        {"test_fraction": 0.2},
+    ),
     "other classes in the test": (
         lambda f: [copies(f, "train", "test"), save(f / "test/fish/1.png")],
         "class fish is in only one of train and test",

@@ -322,5 +322,7 @@ def test_paths_of_other_things_are_told(tmp_path, monkeypatch):
     assert "there is no such folder." in refused("~nobody-of-that-name/photos")
     assert "is not prepared in" in (sentence := refused("mnist", data_dir=str(tmp_path)))
     assert sentence.endswith("give --dataset ./mnist")
-    with pytest.raises(UserError, match="--bits is 12, but --dataset digits is no folder of images"):
-        data.load("digits", bits=12)
+    for flag, value in {"bits": 12, "split_by": "folder", "test_fraction": 0.5}.items():
+        told = f"--{flag.replace('_', '-')} is {value}, but --dataset digits is no folder of images"
+        with pytest.raises(UserError, match=told):
+            data.load("digits", **{flag: value})

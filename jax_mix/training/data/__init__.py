@@ -47,7 +47,7 @@ def load(
     data_dir: str | None = None,
     *,
     image_size: int | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     split_by: SplitBy | None = None,
     bits: int | None = None,
     broken_images: BrokenImages = "stop",
@@ -71,7 +71,7 @@ def load(
             broken=broken_images,
         )
     else:
-        for flag, value in {"split-by": split_by, "bits": bits}.items():
+        for flag, value in {"test-fraction": test_fraction, "split-by": split_by, "bits": bits}.items():
             require(
                 value is None, f"--{flag} is {value}, but --dataset {name} is no folder of images, ./photos: drop it."
             )

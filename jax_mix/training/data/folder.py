@@ -30,7 +30,7 @@ def open_folder(
     path: str,
     *,
     image_size: int | None,
-    test_fraction: float,
+    test_fraction: float | None,
     split_by: SplitBy | None,
     bits: int | None,
     broken: BrokenImages,
@@ -43,7 +43,7 @@ def open_folder(
     Args:
       path: a folder.
       image_size: to which images are resized, as `resized` does it; None: they must be of one size.
-      test_fraction: of the images of each class, where there is no folder for the test.
+      test_fraction: of the images of each class, where there is no folder for the test; None: 0.2.
       split_by: what goes to training or the test as one: each "image", or all in a "folder" of a class; None: each
         image, but subfolders that could be classes are refused.
       bits: how many of a 16-bit image's values are used; None: all.
@@ -62,9 +62,11 @@ def open_folder(
     layout = lay_out(path, root, listing, split_by)
     train, test = layout.train, layout.test
     if test is None:
-        train, test = split(path, root, layout.train, test_fraction, by_folder=split_by == "folder")
+        train, test = split(path, root, layout.train, test_fraction or 0.2, by_folder=split_by == "folder")
     else:
-        require(split_by != "folder", f"--dataset {path} is split already, in folders: drop --split-by folder.")
+        given = {"--split-by folder": split_by == "folder", f"--test-fraction {test_fraction}": test_fraction}
+        for flag in (flag for flag, is_given in given.items() if is_given):
+            raise UserError(f"--dataset {path} is split already, in folders: drop {flag}.")
     files = {"train": train, "test": test}
     class_names = tuple(sorted(train))
     told = list(layout.told)
