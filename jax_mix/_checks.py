@@ -171,7 +171,8 @@ def check_loss(loss: Any) -> None:
     """A loss function's result must be one array of real floats."""
     check_arrays(loss, "the loss")
     if loss is None or isinstance(loss, (tuple, dict)):
-        raise TypeError(f"the loss must be one array, a float per example, got a {type(loss).__name__}.")
+        got = "None" if loss is None else f"a {type(loss).__name__}"
+        raise TypeError(f"the loss must be one array, a float per example, got {got}.")
     dtype = jnp.asarray(loss).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
