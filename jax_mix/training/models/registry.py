@@ -171,8 +171,8 @@ def _check_kind(name: str, made: Any) -> None:
     linen_class = isinstance(made, type) and issubclass(made, linen.Module)
     require(
         not linen_class and not isinstance(made, linen.Module),
-        f"--model {name} is a Flax Linen model, and train.py trains NNX ones: name a function of in_channels, image_size "
-        "and rngs that gives nnx.bridge.lazy_init(nnx.bridge.ToNNX(model, rngs=rngs), "
+        f"--model {name} is a Flax Linen model, and train.py trains NNX ones: name a function of in_channels, "
+        "image_size and rngs that gives nnx.bridge.lazy_init(nnx.bridge.ToNNX(model, rngs=rngs), "
         "jnp.ones((1, *image_size, in_channels))), for --mix mixup or cutmix: inside it nothing can be mixed.",
     )
 
