@@ -344,9 +344,8 @@ def mixed_loss(
     mix._check_batch(labels, "labels")
     labels = jax.tree.map(jnp.asarray, labels)
     partners = jax.tree.map(mix._take, labels)
-    lam = jnp.asarray(mix.lam)
-    own = jax.tree.map(lambda own, other: jnp.where(column(lam > 0, own), own, other), labels, partners)
-    others = jax.tree.map(lambda own, other: jnp.where(column(lam < 1, own), other, own), labels, partners)
+    own = jax.tree.map(lambda own, other: jnp.where(column(mix.lam, own) > 0, own, other), labels, partners)
+    others = jax.tree.map(lambda own, other: jnp.where(column(mix.lam, own) < 1, other, own), labels, partners)
     return mix.losses(loss_fn(logits, own), loss_fn(logits, others))
 
 
