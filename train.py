@@ -24,6 +24,7 @@ from typing import Any
 from flax import nnx
 
 try:
+    from jax_mix._checks import shown, suggest
     from jax_mix.training import devices
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
@@ -44,9 +45,11 @@ def main(args: Sequence[str] | None = None) -> int:
     After a signal, 128 and its number, as shells do.
     """
     args = sys.argv[1:] if args is None else args
-    named = args[:1] and args[0] in COMMANDS
-    command, flags = (COMMANDS[args[0]], args[1:]) if named else (train_command, args)
+    name, flags = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
     try:
+        if name is not None and name not in COMMANDS:
+            raise UserError(f"there is no command {shown(name)}: {suggest(name, COMMANDS)} Without one it trains.")
+        command = train_command if name is None else COMMANDS[name]
         command(flags)
     except (UserError, OSError) as error:  # an OSError says in a sentence of its own which file it is about
         print(f"train.py: {error}", file=sys.stderr)

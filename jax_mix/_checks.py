@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -101,8 +102,98 @@ def check_same_length(x: Any, y: Any) -> None:
         raise ValueError(f"x and y must have the same number of samples, got {n_x} in x and {n_y} in y.")
 
 
+def check_no_torch(tree: Any, what: str) -> None:
+    """JAX takes no torch tensor, in jit at least; torch is not imported to know one."""
+    for leaf in jax.tree.leaves(tree):
+        if any(kind.__module__.partition(".")[0] == "torch" for kind in type(leaf).__mro__):
+            raise TypeError(
+                f"{what} must be arrays of JAX or NumPy, got a torch.{type(leaf).__name__}: "
+                "jnp.asarray(tensor.detach().cpu().numpy()) makes one."
+            )
+
+
+def check_arrays(tree: Any, what: str) -> None:
+    """Every leaf of `tree` must be an array or a number that JAX takes."""
+    check_no_torch(tree, what)
+    for leaf in jax.tree.leaves(tree):
+        dtype = getattr(leaf, "dtype", None)
+        kind = dtype.kind if isinstance(dtype, np.dtype) else None
+        if kind in ("U", "S", "O", "T") or isinstance(leaf, (str, bytes)):
+            got = "Python objects" if kind == "O" else "strings"
+            if what in ("y", "labels"):
+                told = f"class numbers or one-hot, got {got}: np.unique({what}, return_inverse=True)[1] numbers names"
+            else:
+                told = f"numbers, got {got}: np.asarray({what}, np.float32) makes floats, if they are written so"
+            raise TypeError(f"{what} must be {told}.")
+        if kind in ("m", "M") or getattr(dtype, "names", None):
+            raise TypeError(f"{what} must be numbers, got {dtype}: make an array of floats of it.")
+        if not isinstance(leaf, _ARRAYS) and not hasattr(leaf, "__jax_array__"):
+            raise TypeError(
+                f"{what} must be arrays of JAX or NumPy, got {type(leaf).__name__}: np.asarray({what}) may make one."
+            )
+
+
+_ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, jax.ShapeDtypeStruct)  # what JAX takes
+
+
+def check_blendable(tree: Any) -> None:
+    """Of `x`: a weighted mean of integers is none, and of class numbers it means nothing."""
+    for leaf in jax.tree.leaves(tree):
+        dtype, axes = jnp.result_type(leaf), np.ndim(leaf)
+        if jnp.issubdtype(dtype, jnp.inexact):
+            continue
+        told = f"x must be of a floating type to be mixed, got {dtype}: "
+        if dtype == np.bool_:
+            raise TypeError(told + "cast a mask first, x.astype(jnp.float32), or paste it, with CutMix.")
+        if dtype == np.uint8 and axes >= 3:
+            raise TypeError(
+                told + "cast images first, x.astype(jnp.float32) / 255; make masks of class numbers one-hot; or paste "
+                "either, with CutMix."
+            )
+        raise TypeError(
+            told + "cast counts and columns of a table first, x.astype(jnp.float32); make class numbers one-hot; mix "
+            "token ids at hidden layers, ManifoldMixup(use_input=False); or paste masks, with CutMix."
+        )
+
+
+def check_targets(tree: Any) -> None:
+    for leaf in jax.tree.leaves(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            several = " for 0 and 1 of several labels, y.astype(jnp.float32);" if np.ndim(leaf) > 1 else ""
+            raise TypeError(
+                f"y must be float targets, got {dtype}:{several} for class numbers, use "
+                "jax.nn.one_hot(y, num_classes), or keep them and use jax_mix.mixed_loss."
+            )
+
+
+def check_loss(loss: Any) -> None:
+    """A loss function's result must be one array of real floats."""
+    check_arrays(loss, "the loss")
+    if loss is None or isinstance(loss, (tuple, dict)):
+        got = "None" if loss is None else f"a {type(loss).__name__}"
+        raise TypeError(f"the loss must be one array, a float per example, got {got}.")
+    dtype = jnp.asarray(loss).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"the loss must be floats, to be weighed by lam, got {dtype}: cast it, loss.astype(jnp.float32), if its "
+            "mean has a meaning, as that of hits has."
+        )
+
+
+def check_box_form(box: Any, partner: Any) -> None:
+    check_arrays(box, "box")
+    check_arrays(partner, "partner")
+    whole = np.ndim(box) and jnp.issubdtype(jnp.result_type(box), jnp.integer)
+    if not whole or np.shape(box) not in ((4,), (*np.shape(partner), 4)):
+        n = np.shape(partner)[0] if np.ndim(partner) else "batch"
+        told = shown(np.asarray(box).tolist() if is_concrete(box) else np.shape(box))
+        raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [{n}, 4], got {told}.")
+
+
 def batch_size(tree: Any, what: str) -> int:
     """The length of the first axis, the same in every array of `tree`."""
+    check_arrays(tree, what)
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1 or None in sizes:
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]

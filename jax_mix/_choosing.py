@@ -81,5 +81,5 @@ def _choose_automatically(found: tuple[Layer, ...]) -> set[str]:
 def _is_batch(output: Any, n: int) -> bool:
     leaves = jax.tree.leaves(output)
     return bool(leaves) and all(
-        hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating) and a.shape[:1] == (n,) for a in leaves
+        hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[:1] == (n,) for a in leaves
     )

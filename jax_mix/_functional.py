@@ -32,7 +32,7 @@ def mixup(
       `(x, y)` mixed, of the same shapes and dtypes.
 
     Raises:
-      TypeError: `x` or `y` is integer.
+      TypeError: `x` or `y` is integer, or no array of JAX or NumPy.
       ValueError: `x` and `y` differ in length, or an option is outside what is allowed.
 
     Source: arXiv:1710.09412, section 2; `fastai.callback.mixup.MixUp`.
@@ -54,7 +54,7 @@ def cutmix(
 
     Args:
       key: a key of `jax.random.key`.
-      x: float images `[batch, height, width, ...]`.
+      x: images `[batch, height, width, ...]`, of any type.
       y: float targets `[batch, ...]`, one-hot or soft.
       alpha, **options: those of `CutMix`.
 
@@ -62,7 +62,7 @@ def cutmix(
       `(x, y)` mixed, of the same shapes and dtypes.
 
     Raises:
-      TypeError: `x` or `y` is integer.
+      TypeError: `y` is integer, or one of both is no array of JAX or NumPy.
       ValueError: `x` and `y` differ in length, `x` has no two spatial axes, or an option is outside what is allowed.
 
     Source: arXiv:1905.04899, algorithm A1; `fastai.callback.mixup.CutMix`.

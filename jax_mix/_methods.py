@@ -183,8 +183,9 @@ class ManifoldMixup(_Method):
         >>> jax_mix.ManifoldMixup(2.0, layers="layers.*").bind(mlp, jax.ShapeDtypeStruct((8, 4), "float32")).layers
         ('layers.0', 'layers.2')
         """
+        _checks.check_arrays(args[:1], "x")
         for leaf in jax.tree.leaves(args[:1]):
-            if self.use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            if self.use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
                 raise ValueError(
                     f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
                     "token ids mix at hidden layers only, use_input=False."
@@ -247,7 +248,8 @@ class CutMix(_Method):
       per: "batch", one box for all, or "sample", each its own.
       fold: take max(lam, 1-lam) before the box is made.
       partner, probability, groups: as in `MixUp`.
-      box: how a side is rounded: "fastai" (to the nearest) or "paper" (down; also timm's and torchvision's).
+      box: how a side is rounded: "fastai" (to the nearest) or "paper" (down; also timm's and torchvision's). Both are
+        made even: images with a side of one pixel, for "paper" or folded of two, have no box but empty ones.
       spatial_axes: the axes of height and width, (1, 2) for NHWC.
 
     Raises:
@@ -285,11 +287,12 @@ class CutMix(_Method):
           shape: the images' shape, batch first, with the two `spatial_axes`.
 
         Returns:
-          A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`, `box` int32 `[4]` or `[batch, 4]`.
+          A `Mix`: `lam` float32 `[batch]`, or with x64 float64, `partner` int32 `[batch]`, `box` int32 `[4]` or
+          `[batch, 4]`.
 
         Raises:
           TypeError: `key` is not one key.
-          ValueError: `shape` has no two spatial axes, or `groups` does not divide the batch.
+          ValueError: `shape` has no two spatial axes, or too few pixels for a box; `groups` does not divide the batch.
 
         >>> import jax, jax_mix
         >>> jax_mix.CutMix(1.0, per="sample").sample(jax.random.key(0), (8, 32, 32, 3)).box.shape
@@ -300,6 +303,12 @@ class CutMix(_Method):
         rows, columns = self.spatial_axes
         _checks.check_spatial("shape", shape, (rows, columns))
         size = int(shape[rows]), int(shape[columns])
+        shortest = _sampling.shortest_side(self.box, fold=self.fold)
+        if min(size) < shortest:
+            raise ValueError(
+                f"CutMix can cut no box from images of {size} pixels: with box={self.box!r} and fold={self.fold}, "
+                f"height and width must be at least {shortest}, got shape {tuple(shape)}."
+            )
         key_lam, key_partner, key_box = jax.random.split(key, 3)
         box = _sampling.boxes(key_box, self._lambdas(key_lam, n), *size, self.box)
         partner = self._partners(key_partner, n)

@@ -9,10 +9,26 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jax_mix import _sampling
-from jax_mix._checks import batch_size, check_divides, check_groups, check_spatial, is_concrete, shown, two_ints
+from jax_mix._checks import (
+    batch_size,
+    check_arrays,
+    check_blendable,
+    check_box_form,
+    check_divides,
+    check_groups,
+    check_loss,
+    check_no_torch,
+    check_spatial,
+    check_targets,
+    is_concrete,
+    shown,
+    two_ints,
+)
+from jax_mix._lerp import column, per_sample
+from jax_mix._lerp import lerp as _lerp
+from jax_mix._sharding import explicit_sharding, take_in_groups
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -81,7 +97,7 @@ class Mix:
           groups: as the attribute.
 
         Returns:
-          A `Mix`, `lam` float32 `[batch]`.
+          A `Mix`, `lam` float32 `[batch]`, or with x64 float64.
 
         Raises:
           ValueError: the box is not whole pixels inside the image, or `image_size` is not two numbers.
@@ -93,7 +109,7 @@ class Mix:
         Array([0.75, 0.75], dtype=float32)
         """
         image_size = two_ints("image_size", image_size, "(height, width)")
-        _check_box_form(box, partner)
+        check_box_form(box, partner)
         lam = _sampling.area_left(jnp.asarray(box), *image_size)
         lam = jnp.broadcast_to(lam, np.shape(partner))
         mix = cls(lam, partner, box, image_size=image_size, spatial_axes=spatial_axes, groups=groups)
@@ -104,13 +120,15 @@ class Mix:
         """Mix arrays, inputs or hidden states, with their partners; wherever `layer` is.
 
         Args:
-          x: float arrays, batch first, in any pytree. With a box, each has the two `spatial_axes`.
+          x: float or complex arrays, batch first, in any pytree. With a box, each has the two `spatial_axes`, and
+            any type: pixels are pasted, so that integer images and masks are too.
 
         Returns:
-          The same tree, shapes and dtypes. bfloat16 and float16 are blended in float32.
+          The same tree, shapes and dtypes. bfloat16 and float16 are blended in float32. A sample of weight 1 is as it
+          was, one of weight 0 is its partner, also where the other is infinite or nan.
 
         Raises:
-          TypeError: an array is not of a floating type.
+          TypeError: an array is not of a floating type, and there is no box; or it is no array of JAX or NumPy.
           ValueError: the batch is not this draw's, or the box does not fit the image.
 
         >>> import jax.numpy as jnp, jax_mix
@@ -120,7 +138,10 @@ class Mix:
                [0., 0., 0., 0.]], dtype=float32)
         """
         self._check_batch(x, "x")
-        return jax.tree.map(self._lerp if self.box is None else self._paste, x)
+        if self.box is not None:
+            return jax.tree.map(self._paste, x)
+        check_blendable(x)
+        return jax.tree.map(self._lerp, x)
 
     def targets(self, y: PyTree[ArrayLike]) -> PyTree[Array]:
         """Mix targets: `lam * y + (1 - lam) * y[partner]`, also where the inputs were pasted.
@@ -133,7 +154,7 @@ class Mix:
           The same tree, shapes and dtypes.
 
         Raises:
-          TypeError: `y` is integer: make it one-hot, or use `mixed_loss`.
+          TypeError: `y` is integer or strings: make it one-hot, or use `mixed_loss`.
           ValueError: the batch is not this draw's.
 
         >>> import jax, jax.numpy as jnp, jax_mix
@@ -142,13 +163,8 @@ class Mix:
         Array([[0.75, 0.  , 0.25],
                [0.25, 0.  , 0.75]], dtype=float32)
         """
-        for leaf in jax.tree.leaves(y):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                raise TypeError(
-                    f"y must be float targets, got {jnp.result_type(leaf)}: for class numbers, use "
-                    "jax.nn.one_hot(y, num_classes), or keep them and use jax_mix.mixed_loss."
-                )
         self._check_batch(y, "y")
+        check_targets(y)
         return jax.tree.map(self._lerp, y)
 
     def losses(self, own: ArrayLike, partners: ArrayLike) -> Array:
@@ -159,15 +175,19 @@ class Mix:
           partners: the same shape, the losses for the partners' labels.
 
         Returns:
-          `lam * own + (1 - lam) * partners`, `[batch, ...]`, unreduced.
+          `lam * own + (1 - lam) * partners`, `[batch, ...]`, unreduced. A loss of weight 0 counts for nothing, also
+          if it is infinite.
 
         Raises:
+          TypeError: the losses are not arrays of floats.
           ValueError: the losses are not one per example.
 
         >>> import jax.numpy as jnp, jax_mix
         >>> jax_mix.Mix(lam=0.75, partner=jnp.array([1, 0])).losses(jnp.array([0.0, 1.0]), jnp.array([4.0, 1.0]))
         Array([1., 1.], dtype=float32)
         """
+        check_loss(own)
+        check_loss(partners)
         own, partners = jnp.asarray(own), jnp.asarray(partners)
         n = np.shape(self.partner)[0]
         if own.shape[:1] != (n,) or own.shape != partners.shape:
@@ -201,40 +221,34 @@ class Mix:
 
     def _take(self, x: ArrayLike) -> Array:
         x, partner = jnp.asarray(x), jnp.asarray(self.partner)
-        sharding = _explicit_sharding(x)
+        sharding = explicit_sharding(x)
         shards = x.shape[0] // sharding.shard_shape(x.shape)[0] if sharding else 1
         if self.groups == 1 or self.groups % shards:
             return x.at[partner].get(out_sharding=sharding)
-        return _take_in_groups(x, partner, self.groups, sharding)
+        return take_in_groups(x, partner, self.groups, sharding)
 
     def _lerp(self, x: ArrayLike) -> Array:
-        x = _floating(x)
+        x = jnp.asarray(x)
         return _lerp(x, self._take(x), self.lam)
 
     def _paste(self, x: ArrayLike) -> Array:
-        x = _floating(x)
+        x = jnp.asarray(x)
         rows, columns = self.spatial_axes
         check_spatial("x of shape", x.shape, (rows, columns))
         size = x.shape[rows], x.shape[columns]
         self._check_box(size)
-        y1, x1, y2, x2 = jnp.moveaxis(self._per_sample(jnp.asarray(self.box), x.shape[0], 1), -1, 0)
+        y1, x1, y2, x2 = jnp.moveaxis(per_sample(jnp.asarray(self.box), x.shape[0], 1), -1, 0)
         inside_rows = _inside(y1, y2, size[0])
         inside_columns = _inside(x1, x2, size[1])
         mask = inside_rows[:, :, None] & inside_columns[:, None, :]
         if rows > columns:
             mask = jnp.swapaxes(mask, 1, 2)
         mask = jnp.expand_dims(mask, tuple(a for a in range(1, x.ndim) if a not in (rows, columns)))
-        mask = jnp.broadcast_to(mask, x.shape, out_sharding=_explicit_sharding(x))
+        mask = jnp.broadcast_to(mask, x.shape, out_sharding=explicit_sharding(x))
         return jnp.where(mask, self._take(x), x)
 
-    @staticmethod
-    def _per_sample(value: ArrayLike, n: int, rank: int) -> Array:
-        """`value`, whose own rank is `rank`, one for each of `n` samples."""
-        value = jnp.asarray(value)
-        return value if value.ndim > rank else jnp.broadcast_to(value, (n, *value.shape))
-
     def _check_box(self, size: tuple[int, int]) -> None:
-        _check_box_form(self.box, self.partner)
+        check_box_form(self.box, self.partner)
         if self.image_size is not None and tuple(self.image_size) != size:
             raise ValueError(f"the box was drawn for images of {self.image_size} pixels, got x of {size} pixels.")
         if is_concrete(self.box):
@@ -244,6 +258,8 @@ class Mix:
                 raise ValueError(f"box must be (y1, x1, y2, x2) inside the image of {size} pixels, got {box}.")
 
     def _check_batch(self, tree: Any, what: str) -> None:
+        check_arrays(self.lam, "lam")
+        check_arrays(self.partner, "partner")
         if np.ndim(self.partner) != 1 or np.shape(self.lam) not in ((), np.shape(self.partner)):
             raise ValueError(
                 "partner must be one int a sample, [batch], and lam as many floats or one for all; got shapes "
@@ -306,10 +322,11 @@ def mixed_loss(
       mix: the batch's draw, or None for a batch that was not mixed.
 
     Returns:
-      `[batch, ...]`, unreduced: the caller takes the mean.
+      `[batch, ...]`, unreduced: the caller takes the mean. Where a label's weight is 0, `loss_fn` gets the other in its
+      place: a loss that is infinite for it makes neither the sum nor a gradient infinite or nan.
 
     Raises:
-      TypeError: `mix` is not a `Mix`.
+      TypeError: `mix` is not a `Mix`, or `loss_fn` does not return floats.
       ValueError: `loss_fn` does not return one loss per example, or the batch is not this draw's.
 
     Source: mixup's `mixup_criterion`; fastai's `MixHandler.lf`.
@@ -323,67 +340,18 @@ def mixed_loss(
     if mix is None:
         return loss_fn(logits, labels)
     check_mix(mix)
+    check_no_torch(logits, "logits")
     mix._check_batch(labels, "labels")
-    return mix.losses(loss_fn(logits, labels), loss_fn(logits, mix.take_partners(labels)))
+    labels = jax.tree.map(jnp.asarray, labels)
+    partners = jax.tree.map(mix._take, labels)
+    own = jax.tree.map(lambda own, other: jnp.where(column(mix.lam, own) > 0, own, other), labels, partners)
+    others = jax.tree.map(lambda own, other: jnp.where(column(mix.lam, own) < 1, other, own), labels, partners)
+    return mix.losses(loss_fn(logits, own), loss_fn(logits, others))
 
 
 def check_mix(mix: Any) -> None:
     if not isinstance(mix, Mix):
         raise TypeError(f"mix must be a jax_mix.Mix, as method.sample returns, got {type(mix).__name__}.")
-
-
-def _check_box_form(box: Any, partner: Any) -> None:
-    whole = np.ndim(box) and jnp.issubdtype(jnp.result_type(box), jnp.integer)
-    if not whole or np.shape(box) not in ((4,), (*np.shape(partner), 4)):
-        n = np.shape(partner)[0] if np.ndim(partner) else "batch"
-        told = shown(np.asarray(box).tolist() if is_concrete(box) else np.shape(box))
-        raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [{n}, 4], got {told}.")
-
-
-def _explicit_sharding(x: Array) -> NamedSharding | None:
-    """The sharding of `x` if its mesh has Explicit axes, where indexing and selecting must be told; else None."""
-    sharding = jax.typeof(x).sharding
-    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
-
-
-def _of_mesh(sharding: NamedSharding, *axes: Any) -> NamedSharding:
-    """A sharding on the same mesh, named in full: a bare `PartitionSpec` needs `jax.set_mesh` around it."""
-    return NamedSharding(sharding.mesh, PartitionSpec(*axes))
-
-
-def _take_in_groups(x: Array, partner: Array, groups: int, sharding: NamedSharding | None) -> Array:
-    """`x[partner]`, written so that XLA sees that no index leaves its group."""
-    size = x.shape[0] // groups
-    index = partner.reshape(groups, size) % size
-    within = None
-    if sharding:
-        index = jax.sharding.reshard(index, _of_mesh(sharding, sharding.spec[0]))
-        within = _of_mesh(sharding, None, *sharding.spec[1:])
-    take = jax.vmap(lambda x, index: x.at[index].get(out_sharding=within))
-    return take(x.reshape(groups, size, *x.shape[1:]), index).reshape(x.shape)
-
-
-def _floating(x: ArrayLike) -> Array:
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"x must be of a floating type to be mixed, got {x.dtype}: cast it first, x.astype(jnp.float32) / 255."
-        )
-    return x
-
-
-def _lerp(own: Array, partners: Array, lam: ArrayLike) -> Array:
-    """`lam * own + (1 - lam) * partners` in at least float32, exact at lam 0 and 1, rounded as `torch.lerp` rounds."""
-    dtype = own.dtype if jnp.finfo(own.dtype).bits >= 32 else jnp.dtype(jnp.float32)
-    lam = Mix._per_sample(lam, own.shape[0], 0).astype(dtype)
-    if sharding := _explicit_sharding(own):
-        lam = jax.sharding.reshard(lam, _of_mesh(sharding, sharding.spec[0]))
-    lam = jnp.expand_dims(lam, tuple(range(1, own.ndim)))
-    own_, partners_ = own.astype(dtype), partners.astype(dtype)
-    from_partner = lam < 0.5  # start from whichever is nearer
-    base = jnp.where(from_partner, partners_, own_)
-    coefficient = jnp.where(from_partner, lam, lam - 1)
-    return (base + coefficient * (own_ - partners_)).astype(own.dtype)
 
 
 def _inside(start: Int[Array, " batch"], stop: Int[Array, " batch"], length: int) -> Array:

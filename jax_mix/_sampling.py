@@ -76,11 +76,21 @@ def boxes(key: Key[Array, ""], lam: Float[Array, ...], height: int, width: int, 
     return jnp.stack([y1, x1, y2, x2], axis=-1)
 
 
+def shortest_side(how: str, *, fold: bool) -> int:
+    """The fewest pixels in height and in width from which `boxes` can cut any: on less, every box is empty.
+
+    A box has a half side of a pixel where the whole one, length * sqrt(1 - lam), is 2 when it is rounded. The root is
+    below 1, and with `fold` at most sqrt(1/2): rounded to the nearest, 2 pixels can do, or 3; rounded down, 3.
+    """
+    return 2 if how == "fastai" and not fold else 3
+
+
 def area_left(box: Int[Array, "... 4"], height: int, width: int) -> Float[Array, ...]:
-    """The part of a height x width image outside `box`, float32: CutMix's lambda."""
+    """The part of a height x width image outside `box`, float32, or with x64 float64: CutMix's lambda."""
+    dtype = jnp.result_type(float)
     y1, x1, y2, x2 = (box[..., i] for i in range(4))
-    area = ((y2 - y1) * (x2 - x1)).astype(jnp.float32)
+    area = ((y2 - y1) * (x2 - x1)).astype(dtype)
     # A divisor that is not one constant for all: XLA would multiply by its rounded reciprocal, and a box over the
     # whole image would leave a little less than 0.
-    whole = jnp.where(area < 0, jnp.float32(1), jnp.float32(height * width))
+    whole = jnp.where(area < 0, dtype.type(1), dtype.type(height * width))
     return 1 - area / whole

@@ -106,7 +106,7 @@ def _impossible(comparison: Comparison, dataset: data.Dataset) -> dict[str, str]
     """Methods that this network cannot be trained with, and why; found before anything is trained.
 
     Raises:
-      UserError: that holds for every method, or the user has named the layers.
+      UserError: that holds for every method, or the user has named the layers; or a batch cannot be split.
     """
     n = len(dataset.train.label)
     require(
@@ -116,8 +116,9 @@ def _impossible(comparison: Comparison, dataset: data.Dataset) -> dict[str, str]
     reasons = {}
     model = make_model(comparison, dataset, nnx.Rngs(0))
     for method in comparison.methods:
+        config = resolve(comparison.config(method, 0.0, 0))
         try:
-            make_recipe(resolve(comparison.config(method, 0.0, 0)), model, dataset, 1)
+            make_recipe(config, model, dataset, 1)
         except UserError as error:
             if comparison.layers is not None or len(comparison.methods) == 1:
                 raise

@@ -25,7 +25,7 @@ def resolve(config: Config) -> Config:
     """`config` with the numbers that were left open: alpha and groups.
 
     Raises:
-      UserError: the batch cannot be split over the devices.
+      UserError: the batch cannot be split over the devices, or leaves an image alone on one.
     """
     count = devices.make_mesh(config.devices).size
     part = config.batch_size // config.accumulate
@@ -36,6 +36,12 @@ def resolve(config: Config) -> Config:
     )
     if config.mix == "none":
         return config
+    require(
+        config.mix_groups is not None or part // count >= 2,
+        f"--batch-size must be at least {2 * config.accumulate * count}, two images to mix for each of the {count} "
+        f"devices times --accumulate {config.accumulate}, got {config.batch_size}; or use fewer --devices, or "
+        "--mix-groups 1, to mix across devices.",
+    )
     alpha = METHODS[config.mix]().alpha if config.alpha is None else config.alpha
     return dataclasses.replace(config, alpha=alpha, mix_groups=config.mix_groups or count)
 
@@ -115,21 +121,24 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     """The recipe that `config` names, for a run of `steps`; Manifold Mixup's layers are looked up in the model.
 
     Raises:
-      UserError: a layer is not in the model.
+      UserError: a layer is not in the model, or images are too small for CutMix.
     """
     same = {name: getattr(config, name) for name in ("alpha_end", "augment", "label_smoothing", "accumulate", "ema")}
     if config.mix == "none":
         return Recipe(steps=steps, **same)
     given = {"alpha": config.alpha, "groups": config.mix_groups}
     method = METHODS[config.mix](**{name: value for name, value in given.items() if value is not None})
-    if isinstance(method, jax_mix.ManifoldMixup):
-        layers = models.default_layers(config.model) if config.layers is None else config.layers
-        image = jax.ShapeDtypeStruct((2, *dataset.train.image.shape[1:]), np.float32)
-        try:
+    image_size = dataset.train.image.shape[1:]
+    try:
+        if isinstance(method, jax_mix.ManifoldMixup):
+            layers = models.default_layers(config.model) if config.layers is None else config.layers
+            image = jax.ShapeDtypeStruct((2, *image_size), np.float32)
             method = dataclasses.replace(method, layers=layers).bind(model, image)
-        except ValueError as error:
-            where = "--" if str(error).startswith("layers ") else "--mix manifold: "
-            raise UserError(f"{where}{error}") from error
+        shape = (config.batch_size // config.accumulate, *image_size)
+        jax.eval_shape(lambda key: method.sample(key, shape), jax.random.key(0))
+    except ValueError as error:
+        where = "--" if str(error).startswith("layers ") else f"--mix {config.mix}: "
+        raise UserError(f"{where}{error}") from error
     return Recipe(method, steps=steps, **same)
 
 

@@ -163,8 +163,15 @@ class Config(
             part % (groups or 1) == 0,
             f"--mix-groups must divide the {part} images of a batch, or of its part with --accumulate; got {groups}.",
         )
+        if self.mix == "none":
+            return
         require(
-            groups in (None, 1) or part // groups >= 2,
+            part >= 2,
+            f"--batch-size must be at least {2 * parts}, or an image has none to be mixed with in its "
+            f"{'batch' if parts == 1 else f'part, one of --accumulate {parts}'}; got {self.batch_size}; or --mix none.",
+        )
+        require(
+            part // (groups or 1) >= 2,
             f"--mix-groups must leave two images or more in each group of {part}, or none has a partner; got {groups}.",
         )
 

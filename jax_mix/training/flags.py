@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import typing
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from jax_mix._checks import shown
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
 
@@ -36,8 +38,8 @@ def parse(
       description: for `--help`.
 
     Raises:
-      UserError: a value is out of range, or the file cannot be read.
-      SystemExit: the flags are not as `--help` says, or ask for it.
+      UserError: there is no such flag, a value is out of range, or the file cannot be read.
+      SystemExit: a value is not of its flag's type, or `--help` is asked for.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
@@ -49,10 +51,47 @@ def parse(
         flags = ["--resume", *flags]
     # Groups whose names need not stand before their flags: --epochs, not --optimisation.epochs.
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    groups: Any = tyro.cli(
-        _grouped(kind, default or kind()), args=saved + flags, description=description, config=settings
+    groups: Any
+    groups, unknown = tyro.cli(
+        _grouped(kind, default or kind()),
+        args=saved + flags,
+        description=description,
+        config=settings,
+        return_unknown_args=True,
     )
+    if unknown:
+        where = f"--config: '{file.config}': " if unknown[0] in saved else ""
+        raise UserError(where + _unknown(unknown[0], kind))
     return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
+
+
+def _unknown(word: str, kind: type[Config]) -> str:
+    """What to tell of a word that is neither a flag of `kind` nor the value of one."""
+    if not word.startswith("-"):
+        return f"{shown(word)} belongs to no flag: a command stands first, a value after its flag; --help tells of all."
+    flag = word.partition("=")[0]
+    near = nearest(flag, [name for name in _names(kind) if name not in kind.HIDDEN])
+    told = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{shown(flag)} is not a flag: {told}--help tells of all."
+
+
+def nearest(flag: str, names: Sequence[str]) -> list[str]:
+    """Up to three flags, of fields `names`, that may be meant by `flag`: by spelling, initials, or a word of theirs.
+
+    >>> nearest("--lr", ["epochs", "learning_rate"]), nearest("--batchsize", ["batch_size", "seed"])
+    (['--learning-rate'], ['--batch-size'])
+    """
+    wanted = flag.strip("-").replace("_", "-").lower()
+    flags = [name.replace("_", "-") for name in names]
+    found = [known for known in flags if "".join(word[0] for word in known.split("-")) == wanted]
+    found += difflib.get_close_matches(wanted, flags, n=3, cutoff=0.6)
+    if not found:
+        found = [known for known in flags if set(known.split("-")) & set(wanted.split("-"))]
+    return [f"--{known}" for known in dict.fromkeys(found)][:3]
+
+
+def _names(kind: type[Config]) -> list[str]:
+    return [field.name for group in kind.GROUPS for field in dataclasses.fields(group)] + ["config", "help"]
 
 
 def _saved_flags(path: str) -> list[str]:

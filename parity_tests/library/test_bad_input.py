@@ -55,6 +55,12 @@ class Tied(nnx.Module):
         return self.tied(self.first(x))
 
 
+class Tensor:
+    """What is known of a torch tensor without torch: its name."""
+
+    __module__ = "torch"
+
+
 def at(layer):
     return jax_mix.Mix(0.5, np.array([1, 0, 3, 2]), layer=layer)
 
@@ -84,6 +90,44 @@ CASES = {
     "lengths, cutmix": (ValueError, "got 4 in x and 3 in y", lambda: jax_mix.cutmix(KEY, X, Y[:3])),
     "no batch axis": (ValueError, "x must be arrays with one batch axis", lambda: jax_mix.mixup(KEY, np.float32(1), Y)),
     "integer images": (TypeError, "floating type to be mixed, got uint8: cast", lambda: jax_mix.mixup(KEY, np.zeros((4, 8), np.uint8), Y)),
+    "integer images of two axes": (TypeError, "got uint8: cast counts and columns of a table first, x.astype.jnp.float32.; ", lambda: MIX.blend(np.zeros((4, 8), np.uint8))),
+    "uint8 images": (TypeError, "got uint8: cast images first, .* / 255; make masks of class numbers one-hot; or paste", lambda: MIX.blend(X.astype(np.uint8))),
+    "columns of a table": (TypeError, "got int32: cast counts and columns of a table first, x.astype.jnp.float32.;", lambda: MIX.blend(np.ones((4, 3), np.int32))),
+    "an integer mask": (TypeError, "got int32: .* make class numbers one-hot; .* paste masks, with CutMix", lambda: MIX.blend(np.ones((4, 8, 8), np.int32))),
+    "token ids": (TypeError, r"token ids at hidden layers, ManifoldMixup\(use_input=False\)", lambda: jax_mix.mixup(KEY, np.ones((4, 8), np.int32), Y)),
+    "a mask of booleans": (TypeError, "got bool: cast a mask first, x.astype.jnp.float32., or paste it", lambda: MIX.blend(X > 0)),
+    "a torch tensor": (TypeError, r"x must be arrays of JAX or NumPy, got a torch.Tensor: jnp.asarray\(tensor.detach\(\).cpu\(\).numpy", lambda: jax_mix.mixup(KEY, Tensor(), Y)),
+    "a torch tensor, targets": (TypeError, "y must be arrays .* torch.Tensor", lambda: jax_mix.cutmix(KEY, X, Tensor())),
+    "a torch tensor, blend": (TypeError, "x must be arrays .* torch.Tensor", lambda: MIX.blend({"image": X, "audio": Tensor()})),
+    "a torch tensor, forward": (TypeError, "x must be arrays .* torch.Tensor", lambda: jax_mix.forward(MLP, Tensor(), MIX)),
+    "a torch tensor, labels": (TypeError, "labels must be arrays .* torch.Tensor", lambda: jax_mix.mixed_loss(XENT, Y, Tensor(), MIX)),
+    "a torch tensor, logits": (TypeError, "logits must be arrays .* torch.Tensor", lambda: jax_mix.mixed_loss(XENT, Tensor(), np.arange(4), MIX)),
+    "a torch tensor, losses": (TypeError, "the loss must be arrays .* torch.Tensor", lambda: MIX.losses(Tensor(), Tensor())),
+    "a torch tensor, lam": (TypeError, "lam must be arrays .* torch.Tensor", lambda: jax_mix.Mix(Tensor(), MIX.partner).blend(X)),
+    "a torch tensor, partner": (TypeError, "partner must be arrays .* torch.Tensor", lambda: jax_mix.Mix(0.5, Tensor()).blend(X)),
+    "a torch tensor, box": (TypeError, "box must be arrays .* torch.Tensor", lambda: jax_mix.Mix.from_box(MIX.partner, Tensor(), (8, 8))),
+    "a torch tensor, bind": (TypeError, "x must be arrays .* torch.Tensor", lambda: jax_mix.ManifoldMixup().bind(MLP, Tensor())),
+    "a torch parameter": (TypeError, "got a torch.Parameter", lambda: MIX.blend(type("Parameter", (Tensor,), {})())),
+    "strings as labels": (TypeError, r"y must be class numbers or one-hot, got strings: np.unique\(y, return_inverse=True\)", lambda: jax_mix.mixup(KEY, X, np.array(list("abca")))),
+    "strings in a list": (TypeError, "y must be class numbers or one-hot, got strings", lambda: MIX.targets(["cat", "dog", "cat", "cow"])),
+    "strings as objects": (TypeError, "y must be class numbers or one-hot, got Python objects", lambda: MIX.targets(np.array(list("abca"), object))),
+    "strings, loss": (TypeError, "labels must be class numbers or one-hot, got strings", lambda: jax_mix.mixed_loss(XENT, Y, np.array(list("abca")), MIX)),
+    "strings as inputs": (TypeError, r"x must be numbers, got strings: np.asarray\(x, np.float32\)", lambda: MIX.blend(np.array(["1", "2", "3", "4"]))),
+    "dates": (TypeError, r"x must be numbers, got datetime64\[D\]", lambda: MIX.blend(np.zeros(4, "M8[D]"))),
+    "records": (TypeError, r"x must be numbers, got \[\('age', '<f8'\)\]", lambda: MIX.blend(np.zeros(4, [("age", float)]))),
+    "no array at all": (TypeError, "x must be arrays of JAX or NumPy, got set", lambda: MIX.blend({1, 2, 3, 4})),
+    "labels of 0 and 1": (TypeError, "y must be float targets, got int32: for 0 and 1 of several labels, y.astype", lambda: MIX.targets(np.ones((4, 3), np.int64))),
+    "labels of True and False": (TypeError, "y must be float targets, got bool: for 0 and 1 of several labels, y.astype", lambda: MIX.targets(Y > 0)),
+    "a loss of booleans": (TypeError, "the loss must be floats, to be weighed by lam, got bool: cast it, loss.astype", lambda: jax_mix.mixed_loss(lambda l, y: l.argmax(-1) == y, Y, np.arange(4), MIX)),
+    "a loss of integers": (TypeError, "the loss must be floats, .* got int32", lambda: MIX.losses(np.arange(4, dtype=np.int32), np.arange(4, dtype=np.int32))),
+    "a complex loss": (TypeError, "the loss must be floats, .* got complex64", lambda: MIX.losses(Y[0] * 1j, Y[0] * 1j)),
+    "a loss and more": (TypeError, "the loss must be one array, a float per example, got a tuple", lambda: jax_mix.mixed_loss(lambda l, y: (XENT(l, y), l), Y, np.arange(4), MIX)),
+    "no loss": (TypeError, "the loss must be one array, a float per example, got None", lambda: jax_mix.mixed_loss(lambda l, y: None, Y, np.arange(4), MIX)),
+    "images of one pixel": (ValueError, r"CutMix can cut no box from images of \(1, 1\) pixels: .*must be at least 2, got shape \(4, 1, 1, 3\)", lambda: jax_mix.CutMix(1.0).sample(KEY, (4, 1, 1, 3))),
+    "images of one row, cutmix": (ValueError, r"no box from images of \(1, 8\) pixels", lambda: jax_mix.cutmix(KEY, X[:, :1], Y)),
+    "images of one column": (ValueError, r"no box from images of \(8, 1\) pixels", lambda: jax_mix.CutMix(1.0, spatial_axes=(2, 3)).sample(KEY, (4, 3, 8, 1))),
+    "the paper's box of two pixels": (ValueError, "with box='paper' and fold=False, height and width must be at least 3", lambda: jax_mix.CutMix(1.0, box="paper").sample(KEY, (4, 2, 9))),
+    "a folded box of two pixels": (ValueError, "with box='fastai' and fold=True, height and width must be at least 3", lambda: jax_mix.CutMix(1.0, fold=True).sample(KEY, (4, 9, 2))),
     "integer images, forward": (TypeError, "got uint8: cast", lambda: jax_mix.forward(MLP, ROW.astype(np.uint8), MIX)),
     "integer targets": (TypeError, "y must be float targets, got int32: .*one_hot", lambda: jax_mix.mixup(KEY, X, np.arange(4))),
     "another batch": (ValueError, "x must have the draw's batch size, 4, got 3", lambda: MIX.blend(X[:3])),

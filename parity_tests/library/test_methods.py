@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jax_mix
+from parity_tests.tolerances import assert_within_ulp
 
 SHAPE = (16, 8, 6, 3)
 METHODS = {
@@ -115,12 +116,28 @@ def test_methods_with_numbers_that_are_arrays_are_hashable():
     assert sample(jax.random.key(0), method).lam.shape == (4,)
 
 
-def test_x64_changes_no_draw():
-    small = jax_mix.CutMix(1.0).sample(jax.random.key(0), SHAPE)
+@pytest.mark.parametrize("name", METHODS)
+def test_x64_changes_no_draw(name):
+    """What is drawn stays float32; CutMix's lambda is computed from the box, to as many digits as there are."""
+    small = METHODS[name].sample(jax.random.key(0), SHAPE)
     with jax.enable_x64(True):
-        large = jax_mix.CutMix(1.0).sample(jax.random.key(0), SHAPE)
-    assert large.lam.dtype == jnp.float32
-    jax.tree.map(np.testing.assert_array_equal, small, large)
+        large = METHODS[name].sample(jax.random.key(0), SHAPE)
+    assert large.lam.dtype == (jnp.float64 if "cutmix" in name else jnp.float32)
+    assert large.partner.dtype == jnp.int32
+    assert_within_ulp(np.asarray(large.lam, np.float32), small.lam, np.ones(16))
+    jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(large, lam=small.lam), small)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (17, 33), (224, 224)])
+def test_with_x64_cutmixs_lambda_is_pythons(size):
+    height, width = size
+    with jax.enable_x64(True):
+        mix = jax.jit(lambda key: jax_mix.CutMix(0.5, per="sample").sample(key, (64, *size, 1)))(jax.random.key(0))
+        replayed = jax_mix.Mix.from_box(mix.partner, mix.box, size).lam
+    assert replayed.dtype == mix.lam.dtype == jnp.float64
+    assert len(set(mix.lam.tolist())) > 3
+    want = [1 - (y2 - y1) * (x2 - x1) / (height * width) for y1, x1, y2, x2 in mix.box.tolist()]
+    assert mix.lam.tolist() == replayed.tolist() == want
 
 
 @pytest.mark.parametrize("name", METHODS)

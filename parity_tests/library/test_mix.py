@@ -61,7 +61,7 @@ def test_bfloat16_is_blended_in_float32():
 @settings(max_examples=30, deadline=None)
 @given(
     n=st.integers(1, 5),
-    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
     layout=st.sampled_from(["BHW", "BHWC", "BCHW", "BTHWC"]),
     per=st.sampled_from(["batch", "sample"]),
     seed=st.integers(0, 2**16),
@@ -177,16 +177,23 @@ def test_a_batch_split_over_devices(kind, groups, axis_type):
     mix = method.sample(jax.random.key(0), x.shape)
     want, partners, losses = mix.blend(x), mix.take_partners(y), mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0])
     np.testing.assert_array_equal(partners, y[mix.partner])
+    mixed = jax_mix.mixed_loss(optax.squared_error, x[..., 0], x[..., 0] + 1, mix)
     with jax.set_mesh(mesh):
         sharding = NamedSharding(mesh, PartitionSpec("batch"))
         placed, labels = jax.device_put(x, sharding), jax.device_put(y, sharding)
         apply = jax.jit(
-            lambda mix, x, y: (mix.blend(x), mix.take_partners(y), mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0]))
+            lambda mix, x, y: (
+                mix.blend(x),
+                mix.take_partners(y),
+                mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0]),
+                jax_mix.mixed_loss(optax.squared_error, x[..., 0], x[..., 0] + 1, mix),
+            )
         )
-        got, got_partners, got_losses = apply(mix, placed, labels)
+        got, got_partners, got_losses, got_mixed = apply(mix, placed, labels)
         compiled = apply.lower(mix, placed, labels).compile().as_text()
     assert any(name in compiled for name in COLLECTIVES) == (groups < 8)
     assert_within_ulp(got_losses, losses, np.ones_like(losses))
+    assert_close(got_mixed, mixed, "loss float32")
     assert_within_ulp(got, want, np.ones_like(x))
     np.testing.assert_array_equal(got_partners, partners)
     assert got.sharding.is_equivalent_to(sharding, got.ndim)

@@ -122,6 +122,24 @@ def test_box_sides(how, side):
     np.testing.assert_array_equal(jax.jit(_sampling.area_left, static_argnums=(1, 2))(box, height, width), left)
 
 
+@pytest.mark.parametrize("how", _sampling.BOXES)
+@pytest.mark.parametrize("fold", [False, True])
+def test_images_too_small_for_any_box_are_refused_and_no_others(how, fold):
+    """With lambda as near to 0 as float32 comes without being lost in 1 - lambda."""
+    lam = np.linspace(0.5 if fold else 2**-22, 1, 1001, dtype=np.float32)
+    method = jax_mix.CutMix(1.0, box=how, fold=fold)
+    for length in range(1, 7):
+        box = np.asarray(_sampling.boxes(jax.random.key(0), jnp.asarray(lam), length, 9, how))
+        possible = bool(np.any(box[:, 2] > box[:, 0]))
+        assert possible == (length >= _sampling.shortest_side(how, fold=fold))
+        for size in ((length, 9), (9, length), (length, length)):
+            if possible:
+                method.sample(jax.random.key(0), (2, *size))
+            else:
+                with pytest.raises(ValueError, match=f"no box .*{size[0]}, {size[1]}. pixels"):
+                    method.sample(jax.random.key(0), (2, *size))
+
+
 def test_layers_are_uniform():
     method = jax_mix.ManifoldMixup(1.0, layers=("a", "b", "c"))
     keys = jax.random.split(jax.random.key(0), 20_000)

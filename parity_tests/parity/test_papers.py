@@ -100,6 +100,8 @@ def test_cutmix():
         theirs, lam = pasted(x, np.asarray(mix.box), index)
         assert_close(mix.blend(x), theirs, "cutmix batch")
         assert one_lambda(mix) == pytest.approx(lam, abs=6e-8)
+        with jax.enable_x64(True):
+            assert one_lambda(jax_mix.Mix.from_box(index, mix.box, x.shape[1:3])) == lam
         assert_same_blend(mix.targets(one_hot), mixed(one_hot, one_lambda(mix), index), one_hot, index)
 
 
@@ -185,6 +187,8 @@ def test_torchvisions_cutmix(seed, size):
     mix = jax_mix.Mix.from_box(partner, box, size)
     assert_close(mix.blend(x), theirs_x.numpy().transpose(0, 2, 3, 1), "cutmix batch")
     assert one_lambda(mix) == pytest.approx(drawn["lam_adjusted"], abs=6e-8)
+    with jax.enable_x64(True):
+        assert one_lambda(jax_mix.Mix.from_box(partner, box, size)) == drawn["lam_adjusted"]
     one_hot = np.eye(10, dtype=np.float32)[labels]
     assert_within_ulp(mix.targets(one_hot), theirs_y.numpy(), np.ones_like(one_hot), ulps=2)
 

@@ -6,6 +6,7 @@ import pytest
 
 import train
 from jax_mix.training import data
+from jax_mix.training.build import resolve
 from jax_mix.training.config import Config
 
 BAD_INPUT = {
@@ -35,6 +36,45 @@ BAD_INPUT = {
     "unmixed epochs": (["--mix-off-epochs", "21"], ["--mix-off-epochs", "from 0 to --epochs 20", "21"]),
     "accumulate 0": (["--accumulate", "0"], ["--accumulate", "at least 1", "0"]),
     "accumulate": (["--accumulate", "3"], ["--accumulate must divide --batch-size 64", "3"]),
+    "parts of one image": (
+        ["--mix", "mixup", "--batch-size", "8", "--accumulate", "8"],
+        ["--batch-size must be at least 16", "part, one of --accumulate 8", "got 8", "--mix none"],
+    ),
+    "parts of one image, one group": (
+        ["--mix", "cutmix", "--batch-size", "4", "--accumulate", "4", "--mix-groups", "1"],
+        ["--batch-size must be at least 8", "got 4"],
+    ),
+    "batch size 1": (
+        ["--batch-size", "1", "--devices", "1"],
+        ["--batch-size must be at least 2", "its batch", "got 1"],
+    ),
+    "devices of one image": (
+        ["--batch-size", "8", "--devices", "8"],
+        ["--batch-size must be at least 16", "the 8 devices", "got 8", "fewer --devices", "--mix-groups 1"],
+    ),
+    "devices of one image, in parts": (
+        ["--batch-size", "8", "--devices", "4", "--accumulate", "2", "--mix", "cutmix"],
+        ["--batch-size must be at least 16", "4 devices times --accumulate 2", "got 8"],
+    ),
+    "compared batches of one image": (["compare", "--batch-size", "1"], ["--batch-size must be at least 2", "got 1"]),
+    "compared devices of one image": (
+        ["compare", "--batch-size", "8", "--devices", "8"],
+        ["--batch-size must be at least 16", "8 devices"],
+    ),
+    "images of one pixel": (
+        ["--mix", "cutmix", "--image-size", "1", "--width", "4"],
+        ["--mix cutmix: CutMix can cut no box from images of (1, 1) pixels", "at least 2"],
+    ),
+    "flag by its initials": (["--lr", "0.1"], ["'--lr' is not a flag: did you mean --learning-rate?"]),
+    "flag and value in one": (["--lr=0.1"], ["'--lr' is not a flag: did you mean --learning-rate?"]),
+    "flag misspelt": (["--batchsize", "8"], ["'--batchsize' is not a flag: did you mean --batch-size?"]),
+    "flag by a word": (["--num-workers", "2"], ["'--num-workers' is not a flag: did you mean --workers?"]),
+    "flag unlike any": (["--zzz"], ["'--zzz' is not a flag: --help tells of all."]),
+    "value without flag": (["--epochs", "3", "5"], ["'5' belongs to no flag"]),
+    "command at the end": (["--epochs", "3", "compare"], ["'compare' belongs to no flag: a command stands first"]),
+    "compared flag misspelt": (["compare", "--method", "none"], ["'--method' is not a flag: did you mean --methods?"]),
+    "flag of a run, compared": (["compare", "--mix", "none"], ["'--mix' is not a flag"]),
+    "config of another command": (["--config", "METHODS"], ["--config: '", "'--methods' is not a flag"]),
     "label smoothing 1": (["--label-smoothing", "1"], ["--label-smoothing", "less than 1", "1.0"]),
     "ema 1": (["--ema", "1"], ["--ema", "between 0 and 1", "1.0"]),
     "devices 0": (["--devices", "0"], ["--devices", "at least 1", "0"]),
@@ -96,18 +136,47 @@ BAD_INPUT = {
 }
 
 
+FILES = {"LIST": "[1]", "METHODS": '{"methods": ["none"]}'}
+
+
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
     arguments, fragments = BAD_INPUT[case]
-    if arguments == ["--config", "LIST"]:
-        arguments = ["--config", str(tmp_path / "list.json")]
-        (tmp_path / "list.json").write_text("[1]")
+    if arguments[0] == "--config" and arguments[1] in FILES:
+        (tmp_path / "file.json").write_text(FILES[arguments[1]])
+        arguments = ["--config", str(tmp_path / "file.json")]
     command, arguments = (arguments[:1], arguments[1:]) if arguments[0] == "compare" else ([], arguments)
     assert train.main([*command, "--data-dir", data_dir, "--out", str(tmp_path / "runs"), *arguments]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("train.py: ")
     assert all(fragment in told for fragment in fragments), told
     assert not (tmp_path / "runs").exists()  # nothing is left behind
+
+
+@pytest.mark.parametrize(("word", "told"), [("comapre", "did you mean 'compare'?"), ("mixup", "There are: 'compare'.")])
+def test_a_command_that_is_none_is_told(word, told, capsys):
+    assert train.main([word, "--epochs", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"train.py: there is no command '{word}': ")
+    assert told in error
+
+
+BATCHES = {
+    "not mixed": {"mix": "none", "batch_size": 8, "accumulate": 8},
+    "one image, not mixed": {"mix": "none", "batch_size": 1},
+    "two in each part": {"mix": "mixup", "batch_size": 16, "accumulate": 8},
+    "two in each group": {"mix": "mixup", "batch_size": 16, "accumulate": 2, "mix_groups": 4},
+}
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_small_batches_that_may_be(case):
+    resolve(Config(devices=1, **BATCHES[case]))
+
+
+def test_devices_of_one_image_may_mix_across():
+    assert resolve(Config(batch_size=8, devices=8, mix_groups=1)).mix_groups == 1
+    assert resolve(Config(batch_size=8, devices=8, mix="none")).mix_groups is None
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_data_is_read(data_dir, tmp_path, capsys, monkeypatch):

@@ -178,7 +178,8 @@ def test_width_is_the_models():
 
 
 OWN = """
-from flax import nnx
+import jax.numpy as jnp
+from flax import linen as nn, nnx
 
 class Net(nnx.Module):
     def __init__(self, num_classes, *, image_size, rngs):
@@ -206,6 +207,21 @@ class Whole(Net):
     def __call__(self, image):
         return super().__call__(image).astype("int32")
 
+class Linen(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, image):
+        return nn.Dense(self.num_classes)(image.reshape(image.shape[0], -1))
+
+class LinenOfFeatures(nn.Module):
+    features: int
+
+def linen(num_classes): return Linen(num_classes)
+def bridged(num_classes, in_channels, image_size, rngs):
+    model = linen(num_classes)
+    return nnx.bridge.lazy_init(nnx.bridge.ToNNX(model, rngs=rngs), jnp.ones((1, *image_size, in_channels)))
+made = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
 def nothing(): return 3
 def five(image_size, rngs): return Net(5, image_size=image_size, rngs=rngs)
 def grey(rngs): return nnx.Conv(3, 10, (3, 3), rngs=rngs)
@@ -216,6 +232,7 @@ number = 3
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     (tmp_path / "own_models.py").write_text(OWN)
+    (tmp_path / "empty.py").write_text("")
     monkeypatch.chdir(tmp_path)
     yield
     sys.modules.pop("own_models", None)
@@ -227,6 +244,10 @@ def test_a_model_of_ones_own(where, own):
     assert models.make(f"{where}:wide", **ARGUMENTS).width == 3
     assert models.make(f"{where}:wide", width=5, **ARGUMENTS).width == 5
     assert models.default_layers(f"{where}:Net") is None
+
+
+def test_a_linen_model_as_the_sentence_says(own):
+    assert models.make("own_models:bridged", **ARGUMENTS)(jnp.ones((3, 8, 8, 1))).shape == (3, 10)
 
 
 def test_a_model_in_a_file_may_import_what_is_beside_it(tmp_path):
@@ -247,6 +268,16 @@ BAD = {
     "own_modls:Net": "'own_modls' cannot be imported: ModuleNotFoundError: No module named 'own_modls'.",
     "own.py:Net": "'own.py' cannot be imported: FileNotFoundError: there is no such file.",
     "own_models:Nett": "'own_models' has no 'Nett': did you mean 'Net'",
+    "own_models.py": "own_models.py must name what makes the model, as own_models.py:Net. There are: 'Net', ",
+    "./own_models.py": "must name what makes the model, as ./own_models.py:Net. There are: 'Net', ",
+    "own_models.py:": "must name what makes the model, as own_models.py:Net. There are: 'Net', ",
+    "own_models": "own_models.py must name what makes the model, as own_models.py:Net",
+    "empty.py": "'empty.py' has no function or class: write one that makes a flax.nnx.Module",
+    "own.py": "'own.py' cannot be imported: FileNotFoundError: there is no such file.",
+    "own_models:Linen": "own_models:Linen is a Flax Linen model, .*: name a function .* nnx.bridge.lazy_init",
+    "own_models:LinenOfFeatures": "own_models:LinenOfFeatures is a Flax Linen model",
+    "own_models:linen": "own_models:linen is a Flax Linen model",
+    "own_models:made": "own_models:made is a model already: name a function or class that makes it.",
     "own_models:number": "own_models:number cannot be called: ",
     "own_models:broken": "own_models:broken cannot be made: RuntimeError: no such thing.",
     "own_models:nothing": "own_models:nothing must give a flax.nnx.Module, got int.",

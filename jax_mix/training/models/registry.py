@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
 
 from jax_mix._checks import suggest
 from jax_mix.training.errors import UserError, require
@@ -96,6 +96,11 @@ def make(
     """
     given = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size, "rngs": rngs}
     factory = _NAMED[name].factory if name in _NAMED else _import(name)
+    _check_kind(name, factory)
+    require(
+        not isinstance(factory, nnx.Module),
+        f"--model {name} is a model already: name a function or class that makes it.",
+    )
     try:
         # Of a class its __init__: the signature of an nnx.Module is that of its metaclass.
         called = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
@@ -110,6 +115,7 @@ def make(
         model = factory(**{key: value for key, value in given.items() if key in parameters or takes_all})
     except (Exception, SystemExit) as error:
         raise UserError(f"--model {name} cannot be made: {_first_line(error)}") from error
+    _check_kind(name, model)
     require(isinstance(model, nnx.Module), f"--model {name} must give a flax.nnx.Module, got {type(model).__name__}.")
     for n in (2, 3):  # any batch must do: of training, of its parts, of evaluation
         _check_logits(name, model, (n, *image_size, in_channels), num_classes)
@@ -128,8 +134,12 @@ def set_dtype(model: nnx.Module, dtype: Any) -> None:
 
 def _import(name: str) -> Callable[..., Any]:
     where, colon, attribute = name.rpartition(":")
-    if not colon:
+    if not colon and not name.endswith(".py"):
+        if Path(f"{name}.py").is_file():
+            return _import(f"{name}.py")
         raise UserError(f"--model {name!r} is not known: {suggest(name, [*NAMES, 'package.module:factory'])}")
+    if not colon:
+        where, attribute = name, ""
     try:
         if where.endswith(".py"):
             module = _import_file(Path(where))
@@ -139,10 +149,32 @@ def _import(name: str) -> Callable[..., Any]:
             module = importlib.import_module(where)
     except (Exception, SystemExit) as error:
         raise UserError(f"--model {name}: '{where}' cannot be imported: {_first_line(error)}") from error
-    if not hasattr(module, attribute):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"--model {name}: '{where}' has no {attribute!r}: {suggest(attribute, public)}")
-    return getattr(module, attribute)
+    if hasattr(module, attribute):
+        return getattr(module, attribute)
+    public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
+    of_its_own = [key for key, value in public.items() if getattr(value, "__module__", None) == module.__name__]
+    if not public:
+        raise UserError(
+            f"--model {name}: '{where}' has no function or class: write one that makes a flax.nnx.Module of "
+            "in_channels, num_classes and rngs."
+        )
+    if not attribute:
+        first = f"{where}:{(of_its_own or list(public))[0]}"
+        raise UserError(
+            f"--model {name} must name what makes the model, as {first}. {suggest('', of_its_own or public)}"
+        )
+    raise UserError(f"--model {name}: '{where}' has no {attribute!r}: {suggest(attribute, of_its_own or public)}")
+
+
+def _check_kind(name: str, made: Any) -> None:
+    """Raise `UserError` for a model, or the class of one, that is of Flax's other kind."""
+    linen_class = isinstance(made, type) and issubclass(made, linen.Module)
+    require(
+        not linen_class and not isinstance(made, linen.Module),
+        f"--model {name} is a Flax Linen model, and train.py trains NNX ones: name a function of in_channels, "
+        "image_size and rngs that gives nnx.bridge.lazy_init(nnx.bridge.ToNNX(model, rngs=rngs), "
+        "jnp.ones((1, *image_size, in_channels))), for --mix mixup or cutmix: inside it nothing can be mixed.",
+    )
 
 
 def _import_file(path: Path) -> Any:

@@ -1,0 +1,58 @@
+"""The weighted mean of two arrays, with a weight for each sample."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from jax_mix._sharding import explicit_sharding, of_mesh
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import Array
+
+
+def lerp(own: Array, partners: Array, lam: ArrayLike) -> Array:
+    """`lam * own + (1 - lam) * partners` in at least float32, rounded as `torch.lerp` rounds.
+
+    At lam 1 it is `own` and at lam 0 `partners`, also where the other is infinite or nan.
+    """
+    if jnp.iscomplexobj(own):
+        return jax.lax.complex(lerp(own.real, partners.real, lam), lerp(own.imag, partners.imag, lam))
+    dtype = own.dtype if jnp.finfo(own.dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    lam = column(jnp.asarray(lam).astype(dtype), own)
+    own_, partners_ = own.astype(dtype), partners.astype(dtype)
+    from_partner = lam < 0.5  # start from whichever is nearer
+    base, other = jnp.where(from_partner, partners_, own_), jnp.where(from_partner, own_, partners_)
+    coefficient = jnp.where(from_partner, lam, lam - 1)
+    difference = own_ - partners_
+    # Where the difference is not finite, 0 * inf and inf - inf would be nan.
+    stays = jnp.where(
+        coefficient == 0, ~jnp.isfinite(difference), jnp.isinf(base) & (jnp.isfinite(other) | (other == base))
+    )
+    return (base + coefficient * _zero_where(stays, difference)).astype(own.dtype)
+
+
+@jax.custom_jvp
+def _zero_where(stays: Array, difference: Array) -> Array:
+    return jnp.where(stays, 0, difference)
+
+
+# The gradient is that of the formula, lam and 1 - lam, whatever the numbers are.
+_zero_where.defjvps(None, lambda tangent, _, stays, difference: tangent)
+
+
+def column(value: ArrayLike, x: Array) -> Array:
+    """One number for each sample of `x`, or one for all, in a shape that is broadcast against `x`."""
+    column = per_sample(value, x.shape[0], 0)
+    if sharding := explicit_sharding(x):
+        column = jax.sharding.reshard(column, of_mesh(sharding, sharding.spec[0]))
+    return jnp.expand_dims(column, tuple(range(1, x.ndim)))
+
+
+def per_sample(value: ArrayLike, n: int, rank: int) -> Array:
+    """`value`, whose own rank is `rank`, one for each of `n` samples."""
+    value = jnp.asarray(value)
+    return value if value.ndim > rank else jnp.broadcast_to(value, (n, *value.shape))
