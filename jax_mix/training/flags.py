@@ -45,6 +45,10 @@ def parse(
     parser.add_argument("--config")
     parser.add_argument("--resume", nargs="?", const="")
     given, flags = parser.parse_known_args(args)
+    hidden = {f"--{name.replace('_', '-')}" for name in kind.HIDDEN}
+    typed = {word.partition("=")[0].replace("_", "-") for word in args}
+    for flag in sorted(hidden & typed):
+        raise UserError(f"{flag} is not a flag of this command, which gives each of its runs its own: drop it.")
     saved = _saved_flags(given.config) if given.config else []
     if given.resume is not None:
         saved += _flags_of_run(given.resume) if given.resume else []
@@ -60,7 +64,7 @@ def parse(
         return_unknown_args=True,
     )
     if unknown:
-        where = f"--config: '{file.config}': " if unknown[0] in saved else ""
+        where = f"--config: '{given.config}': " if unknown[0] in saved else ""
         raise UserError(where + _unknown(unknown[0], kind))
     return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 

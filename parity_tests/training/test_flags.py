@@ -73,7 +73,7 @@ BAD_INPUT = {
     "value without flag": (["--epochs", "3", "5"], ["'5' belongs to no flag"]),
     "command at the end": (["--epochs", "3", "compare"], ["'compare' belongs to no flag: a command stands first"]),
     "compared flag misspelt": (["compare", "--method", "none"], ["'--method' is not a flag: did you mean --methods?"]),
-    "flag of a run, compared": (["compare", "--mix", "none"], ["'--mix' is not a flag"]),
+    "flag of a run, compared": (["compare", "--mix", "none"], ["--mix is not a flag of this command", "drop"]),
     "config of another command": (["--config", "METHODS"], ["--config: '", "'--methods' is not a flag"]),
     "label smoothing 1": (["--label-smoothing", "1"], ["--label-smoothing", "less than 1", "1.0"]),
     "ema 1": (["--ema", "1"], ["--ema", "between 0 and 1", "1.0"]),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import typing
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -22,30 +23,25 @@ odd = ["", "digits", "../x", "a b", "none", "--", "a/b:c", "None", "ünïcode", 
 words = st.one_of(st.sampled_from(odd), st.text(max_size=8))
 
 
-def values(name, kind):
-    """Strategies for what is written after a flag, right, wrong and of another type."""
-    choices = {
-        "mix": ["manifold", "mixup", "cutmix", "none", "mixip"],
-        "optimizer": ["sgd", "adam", "adamw", "sdg"],
-        "schedule": ["one_cycle", "cosine", "step", "constant"],
-        "dtype": ["float32", "bfloat16", "float16"],
-        "feed": ["auto", "device", "grain"],
-        "augment": ["none", "shift", "shift_flip"],
-        "batch_seeds": ["auto", "on", "off"],
-    }
-    if name in choices:
-        return st.sampled_from(choices[name]).map(lambda value: [value])
-    if "bool" in kind:
+def values(hint):
+    """Strategies for what is written after a flag of a type, right, wrong and of another type."""
+    parts = [hint, *typing.get_args(hint)]
+    if hint is bool:
         return st.just([])
-    if "tuple" in kind:
-        return st.lists(floats if "float" in kind else words, max_size=3)
-    right = floats if "float" in kind else numbers if "int" in kind else words
+    if choices := [each for part in parts if typing.get_origin(part) is typing.Literal for each in part.__args__]:
+        return st.sampled_from([*choices, choices[0][:-1]]).map(lambda value: [value])  # the last one is misspelt
+    kinds = {each for part in parts for each in (part, *typing.get_args(part))}
+    right = floats if float in kinds else numbers if int in kinds else words
+    if any(typing.get_origin(part) is tuple for part in parts):
+        return st.lists(right, max_size=3)
     return st.one_of(right, right, right, words).map(lambda value: [value])
 
 
 def flags(config):
     """Strategy for a command line of up to four flags of `config`."""
-    every = {f"--{f.name.replace('_', '-')}": values(f.name, str(f.type)) for f in dataclasses.fields(config)}
+    hints = typing.get_type_hints(config)
+    names = [field.name for field in dataclasses.fields(config) if field.name not in config.HIDDEN]
+    every = {f"--{name.replace('_', '-')}": values(hints[name]) for name in names}
     return st.lists(st.sampled_from(sorted(every)), max_size=4, unique=True).flatmap(
         lambda names: st.tuples(*(every[name].map(lambda value, name=name: [name, *value]) for name in names))
     )
