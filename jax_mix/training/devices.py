@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jax_mix.training.errors import UserError, require
 
 _MOST = 2**16  # bytes of a config as JSON
+_HEARTBEAT = 30  # seconds without a sign of life, after which JAX ends the other processes
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 
@@ -54,7 +55,7 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
     if process_id is not None:
         print(f"process {process_id} of {num_processes}, waiting for the others at {coordinator}", file=sys.stderr)
     try:
-        jax.distributed.initialize(address, num_processes, process_id)
+        jax.distributed.initialize(address, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT)
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--coordinator {coordinator}: the processes could not be joined ({reason}).") from error

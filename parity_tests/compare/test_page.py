@@ -1,6 +1,7 @@
 """The quick comparison, quicker still, and its report as a reader sees it: opened from disk in headless Chromium."""
 
 import csv
+import json
 import re
 import shutil
 
@@ -39,6 +40,18 @@ def test_the_report_stands_alone(report):
         lines = list(csv.DictReader(file))
     assert len(lines) == 4 * 2 * 2
     assert all(float(line["last_error"]) < 0.3 for line in lines if float(line["noise"]) == 0)
+
+
+def test_all_json_of_a_comparison_is_standard(report):
+    """With one seed an interval is infinite, which JSON cannot say."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    files = sorted(report.parent.rglob("*.json"))
+    assert len(files) > 16
+    for file in files:
+        json.loads(file.read_text(), parse_constant=refuse)
 
 
 def test_the_first_words_are_question_and_answer(report):
