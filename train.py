@@ -14,6 +14,7 @@ python train.py --config runs/digits-manifold-0/config.json --seed 1: as that ru
 from __future__ import annotations
 
 import contextlib
+import io
 import signal
 import sys
 import time
@@ -45,6 +46,9 @@ def main(args: Sequence[str] | None = None) -> int:
     After a signal, 128 and its number, as shells do.
     """
     args = sys.argv[1:] if args is None else args
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path need not be of letters that can be printed
     name, flags = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
     try:
         if name is not None and name not in COMMANDS:

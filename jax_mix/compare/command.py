@@ -22,7 +22,7 @@ from jax_mix.compare.settings import QUICK, Cell, Comparison, label
 from jax_mix.training import data, devices, signals
 from jax_mix.training.build import load, make_model, make_recipe, resolve, split_seed
 from jax_mix.training.errors import Stopped, UserError, require
-from jax_mix.training.files import check_writable, locked, write_json
+from jax_mix.training.files import check_writable, locked, remove_half_written, write_json
 from jax_mix.training.flags import parse
 from jax_mix.training.run import folder_of
 
@@ -66,6 +66,8 @@ def run(comparison: Comparison, command: str) -> Path:
     print(dataset)
     reasons = _impossible(comparison, dataset)
     with locked(folder):
+        for each in (folder, folder / "runs"):
+            remove_half_written(each)
         found = _make_missing(folder, comparison, dataset, reasons)
         if all(record["status"] == "failed" for record in found):
             raise UserError(f"every run failed: {found[0]['reason']}")

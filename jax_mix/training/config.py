@@ -19,7 +19,10 @@ from jax_mix.training.models import ModelName
 from jax_mix.training.optimizers import OptimizerName, ScheduleName
 
 _MOST = 4 * (os.cpu_count() or 1)  # each is a Python with JAX in it: thousands would fill the memory
-Alpha = Annotated[float, dataclasses.replace(POSITIVE, or_else="; or --mix none")]
+# With less, fewer than one in 200 lambdas of Beta(alpha, alpha) is between 0.01 and 0.99.
+_MIXES = Must("at least 0.001, below which next to nothing is mixed", lambda alpha: alpha >= 1e-3)
+AlphaEnd = Annotated[float, POSITIVE, _MIXES]
+Alpha = Annotated[float, *(dataclasses.replace(must, or_else="; or --mix none") for must in (POSITIVE, _MIXES))]
 Parts = Annotated[tuple[float, ...], Must("parts between 0 and 1", lambda part: 0 < part < 1)]
 Share = Annotated[float, within(0, 1)]
 ShareLess1 = Annotated[float, Must("0 or more, and less than 1", lambda share: 0 <= share < 1)]
@@ -36,7 +39,7 @@ class MixingFlags:
 
     mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
     alpha: Alpha | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
-    alpha_end: Positive | None = None  # alpha goes there during the run, along half a cosine; None: it stays
+    alpha_end: AlphaEnd | None = None  # alpha goes there during the run, along half a cosine; None: it stays
     layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: as the model has it
     mix_off_epochs: int = 0  # how many epochs at the end are not mixed
     mix_groups: Count | None = None  # groups of a batch that mix among themselves; None: one for each device

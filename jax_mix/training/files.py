@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,20 @@ except ModuleNotFoundError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 from jax_mix.training.errors import UserError
+
+
+def expanded(path: str) -> Path:
+    """A path as a user writes it: ~ is the home folder, also after a =, where shells leave it."""
+    return Path(os.path.expanduser(path))  # of a user that there is not, it leaves it
+
+
+def printable(text: str) -> str:
+    """A file's name as it can be printed, whatever its bytes are.
+
+    >>> printable("caf\\udce9")
+    'caf\\\\xe9'
+    """
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -37,6 +52,13 @@ def write_atomically(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what `write_atomically` was writing in processes that were killed; no other may be at work in `folder`."""
+    for path in folder.glob(".*.*"):
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -101,8 +123,11 @@ def check_writable(folder: Path) -> None:
     """Try to write where `folder` is or will be made, so that a wrong one is found before training.
 
     Raises:
-      UserError: nothing can be written there.
+      UserError: nothing can be written there, or its path is not UTF-8, as TensorStore needs it for checkpoints.
     """
+    path = str(folder.absolute())
+    if printable(path) != path:
+        raise UserError(f"--out: the path of the folder '{printable(path)}' is not UTF-8: give one that is.")
     above = (folder, *folder.absolute().parents)
     existing = next(path for path in above if os.path.lexists(path))  # a link to nothing is there too
     try:

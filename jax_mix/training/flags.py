@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import tyro
 from jax_mix._checks import shown
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
+from jax_mix.training.files import expanded
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -49,9 +51,9 @@ def parse(
     typed = {word.partition("=")[0].replace("_", "-") for word in args}
     for flag in sorted(hidden & typed):
         raise UserError(f"{flag} is not a flag of this command, which gives each of its runs its own: drop it.")
-    saved = _saved_flags(given.config) if given.config else []
+    saved = _saved_flags(given.config, kind) if given.config else []
     if given.resume is not None:
-        saved += _flags_of_run(given.resume) if given.resume else []
+        saved += _flags_of_run(given.resume, kind) if given.resume else []
         flags = ["--resume", *flags]
     # Groups whose names need not stand before their flags: --epochs, not --optimisation.epochs.
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
@@ -98,28 +100,43 @@ def _names(kind: type[Config]) -> list[str]:
     return [field.name for group in kind.GROUPS for field in dataclasses.fields(group)] + ["config", "help"]
 
 
-def _saved_flags(path: str) -> list[str]:
+def _saved_flags(path: str, kind: type[Config]) -> list[str]:
     """The flags that a config.json stands for."""
     try:
         values = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--config: cannot read '{path}' as the config.json of a run ({error}).") from error
     require(isinstance(values, dict), f"--config: '{path}' is not the config.json of a run.")
+    switches = {name for name, hint in typing.get_type_hints(kind).items() if hint is bool}
     saved = []
     for name, value in values.items():
+        of_flag = value if isinstance(value, list) else [value]
+        if name in switches and isinstance(value, bool):
+            of_flag = []
+        elif not all(isinstance(each, (str, int, float, type(None))) for each in of_flag) or any(
+            isinstance(each, bool) or (isinstance(each, str) and not _is_text(each)) for each in of_flag
+        ):
+            raise UserError(f"--config: '{path}' has {shown(value)} for {shown(name)}, which no flag can be.")
         if value is not False:
-            of_flag = [] if value is True else value if isinstance(value, list) else [value]
             saved += [f"--{name.replace('_', '-')}", *map(str, of_flag)]
     return saved
 
 
-def _flags_of_run(path: str) -> list[str]:
+def _is_text(value: str) -> bool:
+    """Whether a shell could give it: it has no NUL, and is of whole letters or a file's bytes."""
+    try:
+        return "\0" not in value and bool(os.fsencode(value) or True)
+    except UnicodeEncodeError:
+        return False
+
+
+def _flags_of_run(path: str, kind: type[Config]) -> list[str]:
     """The flags that go on with the run in a folder."""
-    folder = Path(path)
+    folder = expanded(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"--resume: there is no run in '{path}': a run's folder has a config.json.")
     folder = folder.absolute() if folder.name in ("", "..") else folder
-    return [*_saved_flags(str(folder / "config.json")), "--out", str(folder.parent), "--name", folder.name]
+    return [*_saved_flags(str(folder / "config.json"), kind), "--out", str(folder.parent), "--name", folder.name]
 
 
 def _grouped(kind: type[Config], default: Config) -> type:

@@ -16,7 +16,7 @@ from jax_mix.training import devices, plots
 from jax_mix.training.build import Prepared, split_seed
 from jax_mix.training.config import HERE, Config
 from jax_mix.training.errors import require
-from jax_mix.training.files import check_writable, locked, write_json
+from jax_mix.training.files import check_writable, expanded, locked, printable, remove_half_written, write_json
 
 # metrics.json first: without it a run is not finished.
 _LEFT = ("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json")
@@ -29,7 +29,7 @@ def folder_of(config: Config, default: str) -> Path:
     'runs/photos-cats-mixup-0'
     """
     dataset = re.sub(r"[^\w.-]+", "-", config.dataset).strip("-.")
-    return Path(config.out) / (config.name or default.format(dataset=dataset))
+    return expanded(config.out) / (config.name or default.format(dataset=dataset))
 
 
 def choose_folder(config: Config) -> Path:
@@ -91,6 +91,7 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
       anew: what an earlier run in that folder left is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_half_written(folder)
     for name in _LEFT if anew else ():
         (folder / name).unlink(missing_ok=True)
     # It tells how to repeat the run, not where: what repeats it goes to a folder of its own.
@@ -112,7 +113,7 @@ def write_results(folder: Path, run: Prepared, history: list[dict[str, float]]) 
     """
     config, dataset, _, recipe = run
     write_config(folder, config)
-    plots.plot_learning_curve(folder / "learning_curve.png", history, title=folder.name)
+    plots.plot_learning_curve(folder / "learning_curve.png", history, title=printable(folder.name))
     image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
     mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)

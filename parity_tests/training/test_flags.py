@@ -74,6 +74,16 @@ BAD_INPUT = {
     "command at the end": (["--epochs", "3", "compare"], ["'compare' belongs to no flag: a command stands first"]),
     "compared flag misspelt": (["compare", "--method", "none"], ["'--method' is not a flag: did you mean --methods?"]),
     "flag of a run, compared": (["compare", "--mix", "none"], ["--mix is not a flag of this command", "drop"]),
+    "config nested deeply": (["--config", "NESTED"], ["--config: cannot read", "recursion"]),
+    "config with false for a number": (["--config", "FALSE"], ["has False for 'epochs', which no flag can be"]),
+    "config with an object": (["--config", "OBJECT"], ["has {'name': 'digits'} for 'dataset', which no flag can be"]),
+    "config with a list of lists": (["--config", "LISTS"], ["has [['layer1']] for 'layers', which no flag can be"]),
+    "config with a NUL": (["--config", "NUL"], ["for 'out', which no flag can be"]),
+    "config with half a letter": (["--config", "SURROGATE"], ["for 'name', which no flag can be"]),
+    "config with nan": (["--config", "NAN"], ["--learning-rate must be positive and finite, got nan"]),
+    "alpha that mixes nothing": (["--alpha", "1e-300"], ["--alpha must be at least 0.001", "1e-300; or --mix none"]),
+    "alpha end that mixes nothing": (["--alpha-end", "1e-4"], ["--alpha-end must be at least 0.001", "0.0001."]),
+    "data of nobody": (["--dataset", "~nobody-at-all/x"], ["--dataset ~nobody-at-all/x: there is no such folder"]),
     "config of another command": (["--config", "METHODS"], ["--config: '", "'--methods' is not a flag"]),
     "label smoothing 1": (["--label-smoothing", "1"], ["--label-smoothing", "less than 1", "1.0"]),
     "ema 1": (["--ema", "1"], ["--ema", "between 0 and 1", "1.0"]),
@@ -136,7 +146,17 @@ BAD_INPUT = {
 }
 
 
-FILES = {"LIST": "[1]", "METHODS": '{"methods": ["none"]}'}
+FILES = {
+    "LIST": "[1]",
+    "METHODS": '{"methods": ["none"]}',
+    "NESTED": '{"epochs": ' * 100_000,
+    "FALSE": '{"epochs": false}',
+    "OBJECT": '{"dataset": {"name": "digits"}}',
+    "LISTS": '{"layers": [["layer1"]]}',
+    "NUL": '{"out": "runs\\u0000"}',
+    "SURROGATE": '{"name": "\\ud800"}',
+    "NAN": '{"learning_rate": NaN}',
+}
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)

@@ -96,6 +96,19 @@ def test_overwriting_removes_what_the_earlier_run_left(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "notes.txt"]
 
 
+def test_what_killed_processes_were_writing_goes(tmp_path):
+    for name in (".metrics.4711.json", ".learning_curve.12.png", ".hidden", ".my.notes", "a.1.json"):
+        (tmp_path / name).write_text("")
+    write_config(tmp_path, Config())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".my.notes", "a.1.json", "config.json"]
+
+
+def test_a_home_folder_is_found_wherever_it_is_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert choose_folder(Config(out="~/runs")) == tmp_path / "runs" / "digits-manifold-0"
+    assert choose_folder(Config(out="~nobody-at-all/runs")).parts[0] == "~nobody-at-all"
+
+
 def standard(text):
     """The value of a JSON text, read by a parser that knows no NaN."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import signal
 import subprocess
@@ -228,6 +229,23 @@ def test_importing_brings_in_no_other_framework():
     code = "import sys, train; print([m for m in ('torch', 'tensorflow', 'fastai') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_that_cannot_be_printed_ends_no_run(data_dir, tmp_path):
+    """Where Python prints in ASCII, say, as in a container."""
+    flags = [*SHORT, "--mix", "none", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "café $5$"]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "train.py", *flags], cwd=ROOT, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "café $5$" / "metrics.json").exists()
+    assert rb"caf\xe9 $5$" in done.stdout
+
+
+def test_a_path_that_is_no_utf8_is_refused(data_dir, tmp_path, capsys):
+    flags = ["--data-dir", data_dir, "--out", str(tmp_path), "--name", os.fsdecode(b"caf\xe9")]
+    assert train.main([*SHORT, *flags]) == 2
+    assert f"--out: the path of the folder '{tmp_path}/caf\\xe9' is not UTF-8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.long

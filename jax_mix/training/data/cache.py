@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and_std
 from jax_mix.training.data.source import Source
 from jax_mix.training.errors import UserError, require
+from jax_mix.training.files import expanded
 
 _VERSION = 2  # of what is in a cache; another is decoded anew
 _SUMMED = 2**32  # bytes of a file that are compared with its checksum at each start
@@ -27,7 +29,7 @@ _SUMMED = 2**32  # bytes of a file that are compared with its checksum at each s
 
 def default_folder() -> Path:
     """`XDG_CACHE_HOME`/jax_mix, or ~/.cache/jax_mix."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jax_mix"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jax_mix"
 
 
 def decoded(source: Source, cache_dir: str | None) -> Dataset:
@@ -44,7 +46,7 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
         return _decode_all(source, None)
     made_of = json.dumps([_VERSION, source.name, list(source.class_names), source.made_of])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    everything = Path(cache_dir).expanduser() if cache_dir else default_folder()
+    everything = expanded(cache_dir) if cache_dir else default_folder()
     folder = everything / (re.sub(r"[^\w.-]+", "-", source.name) + "-" + digest)
     if folder.is_dir():
         try:
@@ -54,6 +56,7 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
             shutil.rmtree(folder, ignore_errors=True)
     try:
         everything.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(everything)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=everything))
     except OSError as error:
         return _without_cache(source, everything, error)
@@ -75,6 +78,13 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
         return _without_cache(source, everything, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(everything: Path) -> None:
+    """What killed processes were writing: hidden folders that nobody has touched for a day."""
+    for left in everything.glob(".*-*.*"):
+        if time.time() - left.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _without_cache(source: Source, folder: Path, error: OSError) -> Dataset:

@@ -20,6 +20,7 @@ from jax_mix.training.data.source import Source, identity
 from jax_mix.training.data.splitting import split
 from jax_mix.training.data.tfds_sets import prepared_below
 from jax_mix.training.errors import UserError, require
+from jax_mix.training.files import expanded, printable
 
 BrokenImages = Literal["stop", "skip"]
 _DARK = 2**12  # 16-bit images below use 16 shades or less, as medical ones of 12 bits do
@@ -115,7 +116,7 @@ def open_folder(
     splits = {split: [of_class[name] for name in class_names] for split, of_class in files.items()}
     return Source(
         name=root.resolve().name,
-        class_names=tuple(map(_shown, class_names)),
+        class_names=tuple(map(printable, class_names)),
         counts={split: sum(map(len, of_class)) for split, of_class in splits.items()},
         read=read,
         made_of=[str(root.resolve()), image_size, bits, broken, _digest(root, splits)],
@@ -127,7 +128,7 @@ def open_folder(
 
 def _folder(path: str) -> Path:
     """The folder of that path; what is none is told, and what can be done with it."""
-    root = Path(os.path.expanduser(path))
+    root = expanded(path)
     if root.is_file():
         how = unpack(root) if is_archive(root) else "give the folder that has a folder for each class in it"
         raise UserError(f"--dataset {path} is a file, not a folder: {how}.")
@@ -172,8 +173,3 @@ def _digest(root: Path, splits: dict[str, list[list[Path]]]) -> str:
                 for file, made_of in zip(files, pool.map(identity, files), strict=True):
                     digest.update(repr([split, label, os.fspath(file.relative_to(root)), made_of]).encode())
     return digest.hexdigest()
-
-
-def _shown(name: str) -> str:
-    """A folder's name as it can be printed, whatever its bytes are."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -19,6 +19,7 @@ from jax_mix._checks import suggest
 from jax_mix.training.data.digits import Digits
 from jax_mix.training.data.source import Source, identity, resized
 from jax_mix.training.errors import UserError, require
+from jax_mix.training.files import expanded
 
 _DEPTHS = ("", "*/", "*/*/", "*/*/*/")  # a version may lie in the folder of a set, and that in one of all sets
 _CHUNK = 500  # how many examples are decoded at once
@@ -39,7 +40,7 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
       UserError: the set is unknown or not prepared; it lacks uint8 images, class labels or a split.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS would recommend OpenCV, which is not needed
-    folder = Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
+    folder = expanded(data_dir or str(tfds.core.constants.get_default_data_dir()))
     with _whole(name, folder):
         builder = _digits(folder) if name == "digits" else _prepared(name, folder)
         features, splits = builder.info.features, builder.info.splits
