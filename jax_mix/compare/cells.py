@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from jax_mix.compare.corruptions import CORRUPTIONS, corrupt
 from jax_mix.compare.environment import environment
 from jax_mix.compare.seeds import train_seeds
 from jax_mix.compare.settings import Cell, Comparison
+from jax_mix.compare.summary import row
 from jax_mix.training import data, devices, evaluation
 from jax_mix.training.build import described, prepare, resolve, split_seed
 from jax_mix.training.checkpoints import Checkpoints, differences
@@ -62,8 +64,10 @@ class Cells:
         try:
             record = json.loads(path.read_text())
             saved = record["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"--name: cannot read '{path}' ({error}): delete it, to train it once more.") from error
+            _check(record, cell)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise UserError(f"--name: cannot read '{path}' ({told}): delete it, to train it once more.") from error
         told = differences(saved, self._config(cell), MAY_DIFFER)
         if told:
             raise UserError(f"--name: '{path}' was made with {told}: give this comparison another --name.")
@@ -167,6 +171,22 @@ class Cells:
     def _error(self, model: Any, image: Any, label: Any) -> float:
         logits: Any = evaluation.predict(model, self._dataset.normalize, image, self._sharding)
         return 1 - float(evaluation.accuracy(logits, label))
+
+
+def _check(record: Record, cell: Cell) -> None:
+    """Raise an error if a record, read from a file, has not what the report is made of."""
+    if (record["method"], record["noise"], record["seed"]) != (cell.method, cell.noise, cell.seed):
+        raise ValueError("it is of another run")
+    if record["status"] != "finished":
+        str(record["reason"])
+        return
+    line = row(record)  # whatever is missing is missed here
+    numbers = [line[f"{which}_{name}"] for which in ("last", "best") for name in ("error", "nll", "ece")]
+    numbers += [each for values in record["reliability"].values() for each in values]
+    if cell.noise == 0:
+        numbers += [line["corrupted"], *record["adversarial"]["fgsm"], *record["adversarial"]["pgd"]]
+    if not all(math.isfinite(each) for each in numbers):
+        raise ValueError("not all of its numbers are finite")
 
 
 def failed(reason: object) -> Record:
