@@ -6,6 +6,8 @@ python train.py --mix cutmix --alpha 0.5: another method.
 
 python train.py --dataset fashion_mnist --epochs 5: any image-classification set of TFDS that is in data-dir.
 
+python train.py --resume runs/digits-manifold-0: go on with a run that was cut off.
+
 python train.py compare: train with every method, and write a report of what each does; compare --help tells more.
 
 python train.py --config runs/digits-manifold-0/config.json --seed 1: as that run was, but for the flags that follow.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import signal
 import sys
 import time
@@ -32,12 +35,12 @@ except ModuleNotFoundError as error:  # it says what to install
 
 from jax_mix.training.build import described, load, prepare, resolve
 from jax_mix.training.checkpoints import Checkpoints
+from jax_mix.training.command_line import parse
 from jax_mix.training.config import MAY_DIFFER, OF_EACH_PROCESS, Config
 from jax_mix.training.errors import Stopped, UserError, require
-from jax_mix.training.flags import parse
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.run import choose_folder, kept, metrics_of, write_config, write_results
+from jax_mix.training.run import choose_folder, locked_run, metrics_of, write_config, write_results
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -113,15 +116,18 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (
-        kept(folder, config),
+        locked_run(folder, config),
         Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
     ):
         if not config.resume:
             checkpoints.start_anew(overwrite=config.overwrite)
-        goes_on = config.resume and bool(checkpoints.steps)  # from a checkpoint that is compared with this config first
+        goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
         if first and not goes_on:
             write_config(folder, config, anew=True)
-        model, history = train(prepared, checkpoints, Logs(folder) if first else None)
+        try:
+            model, history = train(prepared, checkpoints, Logs(folder) if first else None)
+        except Stopped as stopped:
+            raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
         metrics = metrics_of(history)

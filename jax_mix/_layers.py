@@ -19,11 +19,11 @@ from jax_mix._running import Hook, fresh, run
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
-_CALLED = "jax_mix_called"  # marks a layer's output in a program
+_MARK = "jax_mix_layer"  # marks a layer's output in a program
 
 
 class Layer(NamedTuple):
-    """One intermediate of a model: its name, the module's type, and the shapes and dtypes it puts out."""
+    """One layer of a model: its name, the module's type, and the shapes and dtypes it puts out."""
 
     name: str
     type: type
@@ -33,7 +33,7 @@ class Layer(NamedTuple):
 
 
 def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> tuple[Layer, ...]:
-    """The intermediates of a model, in the order in which they first run.
+    """The layers of a model, in the order in which they first run.
 
     The model is traced on shapes alone: nothing is computed and nothing changes.
 
@@ -66,7 +66,7 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any) -> Any:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
         found.setdefault(path, (type_, stacked, shapes))
-        mark = functools.partial(checkpoint_name, name=f"{_CALLED}:{path}")  # to find it in the jaxpr; an identity
+        mark = functools.partial(checkpoint_name, name=f"{_MARK}:{path}")  # to find it in the jaxpr; an identity
         return jax.tree.map(lambda a: mark(a) if isinstance(a, jax.Array) else a, output)
 
     leaves, tree = jax.tree.flatten((variables, args, kwargs), is_leaf=lambda a: isinstance(a, nnx.Pytree))
@@ -110,8 +110,8 @@ def _in_loops(jaxpr: Jaxpr, looped: bool = False) -> set[str]:
     paths = set()
     for equation in jaxpr.eqns:
         name = str(equation.params.get("name", ""))
-        if looped and name.startswith(_CALLED + ":"):
-            paths.add(name.removeprefix(_CALLED + ":"))
+        if looped and name.startswith(_MARK + ":"):
+            paths.add(name.removeprefix(_MARK + ":"))
         inside = looped or equation.primitive.name in ("scan", "while")
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, Jaxpr)):
             inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value

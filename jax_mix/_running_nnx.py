@@ -17,7 +17,7 @@ from jax_mix._iterations import ITERATION, iterations, shared_length, warn_calle
 if TYPE_CHECKING:
     from jax_mix._running import Hook
 
-_POINT = "jax_mix_point"
+_TAP = "jax_mix_tap"
 
 
 def run_nnx(
@@ -40,8 +40,8 @@ def run_nnx(
         if isinstance(module, nnx.bridge.ToNNX):  # takes all its attributes for the Linen module's variables
             continue
         kind, length = _nnx_iteration(copies, path)
-        point = _Point(name, hook, length)
-        setattr(module, _POINT, point)
+        point = _Tap(name, hook, length)
+        setattr(module, _TAP, point)
         setattr(module, ITERATION, kind(iterations(length)))
         points.append((module, point))
         object.__setattr__(module, "__class__", _mixing(type(module)))
@@ -58,8 +58,8 @@ def run_nnx(
     original_of = {id(copies[path]): original for path, original in originals.items()}
     for path, module in copies.items():  # attributes that the forward pass set, sown Variables among them
         for attribute, value in vars(module).items():
-            changed = before[path].get(attribute, _Point) is not value
-            if changed and attribute not in (_POINT, ITERATION) and not attribute.startswith("_pytree__"):
+            changed = before[path].get(attribute, _Tap) is not value
+            if changed and attribute not in (_TAP, ITERATION) and not attribute.startswith("_pytree__"):
                 setattr(originals[path], attribute, original_of.get(id(value), value))
     return y
 
@@ -81,7 +81,7 @@ def _nnx_iteration(modules: dict[Any, nnx.Module], path: tuple[Any, ...]) -> tup
 
 
 @dataclasses.dataclass(eq=False)  # a static attribute of the module, one of its kind: caches must not mix up two calls
-class _Point:
+class _Tap:
     path: str
     hook: Hook | None
     length: int | None
@@ -109,7 +109,7 @@ def _mixing(cls: type[nnx.Module]) -> type[nnx.Module]:
     """A subclass of `cls` whose calls go through its point: `isinstance` and attributes stay as they were."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, _POINT)(self, cls.__call__(self, *args, **kwargs))  # type: ignore[operator]
+        return getattr(self, _TAP)(self, cls.__call__(self, *args, **kwargs))  # type: ignore[operator]
 
     body = {
         "__call__": __call__,

@@ -24,7 +24,7 @@ from jax_mix.training import data, devices, evaluation
 from jax_mix.training.build import described, prepare, resolve, split_seed
 from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER
-from jax_mix.training.errors import TrainingFailed, UserError
+from jax_mix.training.errors import Stopped, TrainingFailed, UserError
 from jax_mix.training.files import write_json
 from jax_mix.training.loop import train
 
@@ -88,6 +88,8 @@ class Cells:
                 model, history = train(prepare(config, self._data(cell)), checkpoints, progress=progress)
             except TrainingFailed as error:
                 result = failed(error)
+            except Stopped as stopped:
+                raise Stopped(f"{stopped}; the same command goes on.", stopped.number) from None
             else:
                 result = self._measured(cell, model, history)
         record = self.keep(cell, result, time.perf_counter() - start)

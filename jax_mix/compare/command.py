@@ -21,9 +21,9 @@ from jax_mix.compare.seeds import is_faster
 from jax_mix.compare.settings import QUICK, Cell, Comparison, label
 from jax_mix.training import data, devices, signals
 from jax_mix.training.build import load, make_model, make_recipe, resolve, split_seed
+from jax_mix.training.command_line import parse
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import check_writable, locked, remove_half_written, write_json
-from jax_mix.training.flags import parse
 from jax_mix.training.run import folder_of
 
 

@@ -92,8 +92,8 @@ def train_seeds(
             for i, (each, history) in enumerate(zip(configs, histories, strict=True)):
                 loss = float(np.asarray(losses[i], np.float32).mean())
                 if i in failures or not math.isfinite(loss):
-                    told = f"--learning-rate {each.learning_rate} is too high: the loss became {loss} in epoch {epoch}."
-                    failures.setdefault(i, TrainingFailed(told))
+                    told = f"the loss became {loss} in epoch {epoch}: --learning-rate {each.learning_rate}"
+                    failures.setdefault(i, TrainingFailed(f"{told} may be too high."))
                     continue
                 try:
                     measured = evaluate(_learner(graphdef, states, i).evaluated, dataset)

@@ -25,7 +25,8 @@ Parts = tuple[Annotated[float, _PART], ...]
 class ComparisonFlags:
     """What is compared."""
 
-    methods: tuple[str, ...] = ("none", "mixup", "manifold", "cutmix")  # mixup:0.2 has an alpha of its own
+    # what to train; mixup:0.2 for an alpha of its own
+    methods: tuple[str, ...] = ("none", "mixup", "manifold", "cutmix")
     # runs of each method; those of one seed share first weights, order of images and wrong labels
     seeds: Annotated[int, within(1, 1000)] = 5
     noise_levels: Parts = (0.2, 0.4, 0.8)  # shares of wrong training labels to train with as well

@@ -47,7 +47,7 @@ def resolve(config: Config) -> Config:
 
 
 def load(config: Config) -> data.Dataset:
-    """The data set that `config` names, with as many training images and as wrong labels as it says.
+    """The data set that `config` names, cut to `--train-images`, with `--label-noise`.
 
     Raises:
       UserError: it cannot be used.
@@ -68,7 +68,7 @@ def load(config: Config) -> data.Dataset:
 
 
 def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    """All that a run depends on: its config, with the data set told by what is in it as well."""
+    """All that a run depends on: its config, with a fingerprint of the data beside the data set's name."""
     n = len(dataset.train.label)
     return dataclasses.asdict(config) | {"dataset": f"{config.dataset} ({n} images, {dataset.fingerprint})"}
 

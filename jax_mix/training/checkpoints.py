@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -147,7 +148,8 @@ class Checkpoints:
             require(
                 overwrite,
                 f"--name: '{self.folder}' has the checkpoint of step {self.steps[-1]} of a run that is not finished: "
-                "continue it with --resume, give this one another --name, or replace it with --overwrite.",
+                f"continue it with --resume {shlex.quote(str(self.folder.parent))}, give this one another --name, "
+                "or replace it with --overwrite.",
             )
             self._to_delete = self.steps
 

@@ -1,7 +1,7 @@
 """What a run depends on: its flags, in the groups that --help shows.
 
 A new flag is one line: its type, which says what it must be, its default, and a comment, which is its --help. What two
-flags must be together is checked in `Config`.
+flags must be together is checked in `Config`; what depends on devices or data, in `build.py` and `data/`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class MixingFlags:
 
     mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
     alpha: Alpha | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
-    alpha_end: AlphaEnd | None = None  # alpha goes there during the run, along half a cosine; None: it stays
-    layers: tuple[str, ...] | None = None  # where manifold mixes besides the input; None: as the model has it
+    alpha_end: AlphaEnd | None = None  # alpha at the end of the run, reached along half a cosine; None: it stays
+    # where manifold mixes besides the input: names of layers, * for any; None: as the model has it
+    layers: tuple[str, ...] | None = None
     mix_off_epochs: int = 0  # how many epochs at the end are not mixed
     mix_groups: Count | None = None  # groups of a batch that mix among themselves; None: one for each device
 
@@ -54,27 +55,29 @@ class DataFlags:
     train_images: Count | None = None  # how many of the training images are used, drawn at random; None: all
     label_noise: Share = 0.0  # share of training labels that are drawn anew, to see what wrong labels do
     image_size: Side | None = None  # side to which images are resized, and cut square; None: they are of one size
-    test_fraction: Between0And1 | None = None  # of a folder's images, if it has none for the test; None: 0.2
+    # share of a folder's images for the test, if it has no test folder; None: 0.2
+    test_fraction: Between0And1 | None = None
     # folder: all in a subfolder of a class, a patient's or a video's, go together to training or the test; image: each
     # by itself; None: image, but subfolders that could be the classes are refused
     split_by: SplitBy | None = None
-    bits: Bits | None = None  # of a folder's 16-bit images, how many their values use: 12 for most scanners; None: 16
-    broken_images: BrokenImages = "stop"  # what to do about a folder's image that cannot be decoded
+    bits: Bits | None = None  # bits that are in use in a folder's 16-bit images: 12 for most scanners; None: 16
+    broken_images: BrokenImages = "stop"  # at a folder's image that cannot be decoded: stop, or name it and go on
     cache_dir: str | None = None  # where decoded images are kept; None: ~/.cache/jax_mix
-    augment: AugmentName = "shift"  # what is done to training images at random, besides mixing
+    # what is done to training images at random, besides mixing: moved by up to an eighth; shift_flip: mirrored too
+    augment: AugmentName = "shift"
     feed: FeedName = "auto"  # device: all images are kept there; grain: they are read as needed; auto: by size
     workers: Workers = 0  # processes that read images for grain; 0: threads of this one
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimisationFlags:
-    """How the model learns from them."""
+    """How the network is trained."""
 
     epochs: Count = 20  # passes over the training images
     batch_size: Count = 64  # images in a step
     optimizer: OptimizerName = "sgd"  # sgd and adam add weight decay to the gradient, adamw to the step
     schedule: ScheduleName = "one_cycle"  # of the learning rate; one_cycle: of momentum too
-    milestones: Parts = (0.5, 0.75)  # parts of the run after which step divides the rate by 10
+    milestones: Parts = (0.5, 0.75)  # with --schedule step: the rate is divided by 10 after these parts of the run
     learning_rate: Positive = 0.1  # the peak of the schedule
     weight_decay: Decay = 5e-4  # of convolutions and the head; none for BatchNorm and biases
     label_smoothing: ShareLess1 = 0.0  # share of each target that is spread over all classes
@@ -94,7 +97,7 @@ class ModelFlags:
 
 @dataclasses.dataclass(frozen=True)
 class RunFlags:
-    """Its random numbers, and where its results go."""
+    """Random numbers, and where results go."""
 
     seed: Seed = 0  # of everything random: the same seed on the same machine gives the same numbers
     out: str = "runs"  # folder for results
@@ -106,7 +109,7 @@ class RunFlags:
 class CheckpointFlags:
     """What a run that is cut off goes on from."""
 
-    resume: bool = False  # continue the run of that name; or --resume runs/NAME and nothing else
+    resume: bool = False  # --resume runs/NAME: continue it, with its flags; alone: the run that the other flags name
     checkpoint_every: Count | None = None  # steps between checkpoints; None: those of an epoch
 
 
@@ -203,8 +206,9 @@ class Config(
         )
 
 
-# What depends on where a run is, and what it is then. Other numbers of devices round otherwise, no more.
+# Flags that say where a run is, and their neutral values. Another number of devices only changes rounding.
 HERE: dict[str, Any] = {"resume": False, "overwrite": False}
 HERE |= {field.name: field.default for field in dataclasses.fields(DeviceFlags)}
-OF_EACH_PROCESS = ("process_id", "data_dir", "cache_dir", "feed", "workers", "out")  # of several
+# May differ between the processes of one run.
+OF_EACH_PROCESS = ("process_id", "data_dir", "cache_dir", "feed", "workers", "out")
 MAY_DIFFER = ("data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", *HERE)

@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class TrainingFailed(UserError):
-    """The loss, or the model, is no longer finite."""
+    """The loss, the model or a logit of a test image is no longer finite."""
 
 
 def require(condition: bool, message: str) -> None:

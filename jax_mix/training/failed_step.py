@@ -12,13 +12,13 @@ from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import Config
 from jax_mix.training.errors import TrainingFailed
 from jax_mix.training.files import write_npz
-from jax_mix.training.step import Recipe
+from jax_mix.training.step import Recipe, draw_key
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int
 
 
-def failed_step(
+def report_failed_step(
     config: Config,
     image_size: tuple[int, ...],
     recipe: Recipe,
@@ -27,22 +27,23 @@ def failed_step(
     loss: float,
     checkpoints: Checkpoints | None,
 ) -> TrainingFailed:
-    """What to tell of a step, counted from 0, after which not all is finite; its draw is written, to be replayed."""
+    """The error for a step, counted from 0, after which not all is finite; its draw is written, to be replayed."""
     what = f"the loss became {loss}" if not math.isfinite(loss) else "the model became infinite or nan"
-    told = f"--learning-rate {config.learning_rate} is too high: {what} in step {step + 1}"
+    told = f"{what} in step {step + 1}: --learning-rate {config.learning_rate} may be too high"
     if checkpoints is None:
         return TrainingFailed(told + ".")
     key = jax.random.fold_in(split_seed(config)[2], step)
     arrays = {"step": step + 1, "index": index, "key": jax.random.key_data(key)}
     if method := recipe.method_at(step):
         shape = (len(index) // recipe.accumulate, *image_size)
-        draw = jax.jit(lambda key: method.sample(jax.random.split(key)[1], shape))  # as train_step
+        draw = jax.jit(lambda key: method.sample(draw_key(key), shape))
         mix = draw(key) if recipe.accumulate == 1 else jax.vmap(draw)(jax.random.split(key, recipe.accumulate))
         arrays |= {name: value for name, value in vars(mix).items() if value is not None}
     path = checkpoints.folder.parent / "failed_step.npz"
+    kept = "; checkpoints are kept" if checkpoints.steps else ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_npz(path, arrays)
     except OSError as error:
-        return TrainingFailed(f"{told}; its images and draw could not be written, {error}; checkpoints are kept.")
-    return TrainingFailed(f"{told}; its images and draw are in '{path}', checkpoints are kept.")
+        return TrainingFailed(f"{told}; its images and draw could not be written, {error}{kept}.")
+    return TrainingFailed(f"{told}; its images and draw are in '{path}'{kept}.")

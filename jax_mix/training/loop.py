@@ -19,13 +19,13 @@ from jax_mix.training.build import Prepared, make_learner, split_seed
 from jax_mix.training.checkpoints import Checkpoints, is_finite
 from jax_mix.training.errors import Stopped
 from jax_mix.training.evaluation import evaluate
-from jax_mix.training.failed_step import failed_step
+from jax_mix.training.failed_step import report_failed_step
 from jax_mix.training.logs import Logs
 from jax_mix.training.step import pure_step
 
 
 def train(
-    run: Prepared,
+    prepared: Prepared,
     checkpoints: Checkpoints | None = None,
     logs: Logs | None = None,
     progress: tqdm[Any] | None = None,
@@ -33,7 +33,7 @@ def train(
     """Train a model, or go on from a checkpoint with `--resume`, to the same numbers.
 
     Args:
-      run: what is trained, on what, and how.
+      prepared: what is trained, on what, and how.
       checkpoints: of this run; None: there are none. Beside them goes the draw of a step that fails.
       logs: of this run; None: there are none.
       progress: a bar that counts the steps of several runs; None: this run has one of its own.
@@ -44,10 +44,10 @@ def train(
 
     Raises:
       UserError: the checkpoints cannot be used.
-      TrainingFailed: the loss, or a logit of a test image, is no longer finite.
+      TrainingFailed: the loss, the model or a logit of a test image is no longer finite.
       Stopped: SIGINT or SIGTERM came; the last step is in a checkpoint.
     """
-    config, dataset, model, recipe = run
+    config, dataset, model, recipe = prepared
     n, *image_size = dataset.train.image.shape
     _, order_key, step_key, *_ = split_seed(config)
     steps = recipe.steps
@@ -102,23 +102,31 @@ def train(
                 if ends or saves:
                     nnx.update(learner, state)
                     losses = [float(loss) for loss in jax.device_get(losses)]
-                    at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
-                    if at is None and not is_finite(state):
-                        at = len(losses) - 1  # of finite loss, and gradients that are not
-                    if at is not None:
-                        index = data.epoch_batches(order_key, epoch, n, config.batch_size)[at]
-                        step = done - len(losses) + at
-                        raise failed_step(config, tuple(image_size), epoch_recipe, step, index, losses[at], checkpoints)
+                    failed = _first_not_finite(losses, state)
+                    if failed is not None:
+                        index = data.epoch_batches(order_key, epoch, n, config.batch_size)[failed]
+                        step, loss = done - len(losses) + failed, losses[failed]
+                        raise report_failed_step(
+                            config, tuple(image_size), epoch_recipe, step, index, loss, checkpoints
+                        )
                 if ends:
-                    loss = float(np.asarray(losses, np.float32).mean())
+                    mean_loss = float(np.asarray(losses, np.float32).mean())
                     measured = evaluate(learner.evaluated, dataset, split)
-                    history.append({"epoch": epoch, "step": done, "loss": loss, **measured})
+                    history.append({"epoch": epoch, "step": done, "loss": mean_loss, **measured})
                     if logs:
                         logs.epoch(history, losses)
                     losses = []
-                    bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", test_accuracy=f"{measured['accuracy']:.2%}")
+                    bar.set_postfix(epoch=epoch, loss=f"{mean_loss:.3f}", test_accuracy=f"{measured['accuracy']:.2%}")
                 if checkpoints and saves:
                     checkpoints.save(done, state, {"history": history, "losses": losses})
                 if stopping:
-                    raise Stopped(f"stopped at step {done} by {stopping.name}; continue with --resume.", stopping)
+                    raise Stopped(f"stopped at step {done} by {stopping.name}", stopping)
     return learner.evaluated, history
+
+
+def _first_not_finite(losses: list[float], state: Any) -> int | None:
+    """Which of the last steps was the first after which not all was finite; None: all is."""
+    failed = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if failed is None and not is_finite(state):
+        failed = len(losses) - 1  # its loss was finite, its gradients were not
+    return failed

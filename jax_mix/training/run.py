@@ -33,7 +33,7 @@ def folder_of(config: Config, default: str) -> Path:
 
 
 def choose_folder(config: Config) -> Path:
-    """Where a run's results go, or are that it goes on with; a finished run is not replaced unasked.
+    """The folder of a new run, or of the one that is resumed; a finished run is not replaced unasked.
 
     Without `--name` the folder is DATASET-MIX-SEED, or the first of DATASET-MIX-SEED-2, -3, ... that holds no finished
     run; with `--resume` or `--overwrite` the last of them that there is.
@@ -60,7 +60,7 @@ def choose_folder(config: Config) -> Path:
 
 
 @contextlib.contextmanager
-def kept(folder: Path, config: Config) -> Iterator[None]:
+def locked_run(folder: Path, config: Config) -> Iterator[None]:
     """Keep a run's folder for it, until the body ends; with several processes for all of them.
 
     Raises:
@@ -103,16 +103,16 @@ def metrics_of(history: list[dict[str, float]]) -> dict[str, Any]:
     return {name: history[-1][name] for name in ("accuracy", "nll", "ece")} | {"history": history}
 
 
-def write_results(folder: Path, run: Prepared, history: list[dict[str, float]]) -> None:
+def write_results(folder: Path, prepared: Prepared, history: list[dict[str, float]]) -> None:
     """Write what a finished run leaves: two pictures, then metrics.json, by which it is known to be finished.
 
     Args:
       folder: of the run.
-      run: what was trained, on what, and how.
+      prepared: what was trained, on what, and how.
       history: a record of each epoch.
     """
-    config, dataset, _, recipe = run
-    write_config(folder, config)
+    config, dataset, _, recipe = prepared
+    write_config(folder, config)  # what may differ in a run that was resumed
     plots.plot_learning_curve(folder / "learning_curve.png", history, title=printable(folder.name))
     image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
     mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None

@@ -13,7 +13,7 @@ from flax import nnx
 
 import jax_mix
 from jax_mix.training import data
-from jax_mix.training.averaging import update_average
+from jax_mix.training.ema import update_average
 from jax_mix.training.errors import require
 from jax_mix.training.losses import cross_entropy
 from jax_mix.training.methods import Method
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def train_step(
-    learner: Learner, key: Key[Array, ""], batch: data.Examples, normalize: Callable[[Any], Any], recipe: Recipe
+    learner: Learner, key: Key[Array, ""], batch: data.Examples, normalize: data.Normalize, recipe: Recipe
 ) -> Float[Array, ""]:
     """One step on a batch of training images: updates the learner, returns the loss, float32 `[]`."""
     model, optimizer, average = learner
     method = recipe.method_at(optimizer.step[...])
 
     def gradients(model: nnx.Module, key: Key[Array, ""], batch: data.Examples) -> tuple[Float[Array, ""], nnx.State]:
-        augment_key, key = jax.random.split(key)
+        augment_key, _ = jax.random.split(key)
         image = normalize(data.augment(recipe.augment, augment_key, batch.image))
-        mix = method.sample(key, image.shape) if method else None  # 1. draw
+        mix = method.sample(draw_key(key), image.shape) if method else None  # 1. draw
         return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing)
 
     if recipe.accumulate == 1:
@@ -43,6 +43,11 @@ def train_step(
     if average is not None and recipe.ema is not None:
         update_average(average, model, optimizer.step[...], recipe.ema)
     return loss
+
+
+def draw_key(key: Key[Array, ""]) -> Key[Array, ""]:
+    """The key of a batch's draw, of that of its step."""
+    return jax.random.split(key)[1]
 
 
 def loss_and_gradients(
@@ -116,7 +121,7 @@ def pure_step(
     state: Any,
     key: Key[Array, ""],
     batch: data.Examples,
-    normalize: Callable[[Any], Any],
+    normalize: data.Normalize,
     recipe: Recipe,
 ) -> tuple[Any, Float[Array, ""]]:
     """`train_step` on the two halves of a learner's `nnx.split`, jitted: gives the new state and the loss.
@@ -131,7 +136,7 @@ def pure_step(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a step does, and so what it is compiled for. As in `Config`, but looked up in model and data."""
+    """What a step does, and so what it is compiled for: values of `Config`, resolved for this model and data."""
 
     method: Method | None = None
     alpha_end: float | None = None

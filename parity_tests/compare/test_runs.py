@@ -254,7 +254,7 @@ def test_a_method_that_failed_is_shown_with_its_reason(batch_seeds, data_dir, tm
     assert compare(data_dir, tmp_path, *SMALL, "--batch-seeds", batch_seeds) == 0
     lines = rows(tmp_path / "it")
     assert {line["method"] for line in lines if line["status"] == "failed"} == {"mixup:0.4"}
-    assert all("is too high: the " in line["reason"] for line in lines if line["status"] == "failed")
+    assert all("may be too high" in line["reason"] for line in lines if line["status"] == "failed")
     page = (tmp_path / "it" / "report.html").read_text()
     assert "MixUp, alpha 0.4 failed in 2 of 2 runs: --learning-rate" in page
     assert "MixUp, alpha 0.4 with 50% random labels failed in 2 of 2 runs" in page
@@ -289,7 +289,7 @@ def test_on_several_devices(data_dir, tmp_path, monkeypatch, no_page):
 
 def test_if_every_run_failed_so_does_the_command(data_dir, tmp_path, capsys):
     assert compare(data_dir, tmp_path, *SMALL, "--learning-rate", "1e38") == 2
-    assert "every run failed: --learning-rate 1e+38 is too high" in capsys.readouterr().err
+    assert "--learning-rate 1e+38 may be too high" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batch_seeds", ["on", "off"])

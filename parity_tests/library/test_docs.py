@@ -10,8 +10,8 @@ import pytest
 
 from docs import evidence
 from jax_mix.compare.settings import QUICK, Comparison
+from jax_mix.training.command_line import parse
 from jax_mix.training.config import Config
-from jax_mix.training.flags import parse
 from jax_mix.training.run import write_config
 
 ROOT = Path(__file__).parents[2]

@@ -60,8 +60,7 @@ def test_the_extra_is_what_is_imported():
     inside = [path for name in ("training", "compare") for path in (ROOT / "jax_mix" / name).rglob("*.py")]
     third_party = {module.partition(".")[0] for path in inside for module in imported(path)} - {"jax_mix", "jaxtyping"}
     third_party -= sys.stdlib_module_names
-    asked_by_tfds = {"array_record", "importlib_resources"}  # it needs them, and does not bring them
-    assert third_party - own == extra - asked_by_tfds
+    assert third_party - own == extra - {"importlib_resources"}  # TFDS needs it, and does not bring it
 
 
 @pytest.mark.parametrize("command", [["-c", "import jax_mix.compare.command"], ["train.py"]])

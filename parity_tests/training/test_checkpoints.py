@@ -256,8 +256,8 @@ def test_checkpoints_are_not_replaced_unasked(two):
     with Checkpoints(two, {}) as checkpoints, pytest.raises(UserError) as error:
         checkpoints.start_anew()
     assert str(error.value) == (
-        f"--name: '{two}' has the checkpoint of step 20 of a run that is not finished: continue it with --resume, "
-        "give this one another --name, or replace it with --overwrite."
+        f"--name: '{two}' has the checkpoint of step 20 of a run that is not finished: continue it with --resume "
+        f"{two.parent}, give this one another --name, or replace it with --overwrite."
     )
     with Checkpoints(two, {}) as checkpoints:
         checkpoints.start_anew(overwrite=True)

@@ -69,7 +69,7 @@ BAD_INPUT = {
     "flag and value in one": (["--lr=0.1"], ["'--lr' is not a flag: did you mean --learning-rate?"]),
     "flag misspelt": (["--batchsize", "8"], ["'--batchsize' is not a flag: did you mean --batch-size?"]),
     "flag by a word": (["--num-workers", "2"], ["'--num-workers' is not a flag: did you mean --workers?"]),
-    "flag unlike any": (["--zzz"], ["'--zzz' is not a flag: --help tells of all."]),
+    "flag unlike any": (["--zzz"], ["'--zzz' is not a flag: see --help."]),
     "value without flag": (["--epochs", "3", "5"], ["'5' belongs to no flag"]),
     "command at the end": (["--epochs", "3", "compare"], ["'compare' belongs to no flag: a command stands first"]),
     "compared flag misspelt": (["compare", "--method", "none"], ["'--method' is not a flag: did you mean --methods?"]),

@@ -10,11 +10,11 @@ from subprocess import PIPE
 import pytest
 
 import train
+from jax_mix.training.command_line import parse
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError
 from jax_mix.training.files import locked, write_json, write_jsonl
-from jax_mix.training.flags import parse
-from jax_mix.training.run import choose_folder, kept, write_config
+from jax_mix.training.run import choose_folder, locked_run, write_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,7 +151,7 @@ def test_what_another_process_finished_meanwhile_stays(tmp_path):
     folder = choose_folder(config)
     leave(folder, *FINISHED)
     told = r"^--name: another process has just finished its run in '.*': start this one again\.$"
-    with pytest.raises(UserError, match=told), kept(folder, config):
+    with pytest.raises(UserError, match=told), locked_run(folder, config):
         pytest.fail("it was given")
     with locked(folder):  # what was refused holds nothing
         pass

@@ -74,11 +74,11 @@ def parse(
 def _unknown(word: str, kind: type[Config]) -> str:
     """What to tell of a word that is neither a flag of `kind` nor the value of one."""
     if not word.startswith("-"):
-        return f"{shown(word)} belongs to no flag: a command stands first, a value after its flag; --help tells of all."
+        return f"{shown(word)} belongs to no flag: a command stands first, a value after its flag; see --help."
     flag = word.partition("=")[0]
     near = nearest(flag, [name for name in _names(kind) if name not in kind.HIDDEN])
     told = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{shown(flag)} is not a flag: {told}--help tells of all."
+    return f"{shown(flag)} is not a flag: {told}see --help."
 
 
 def nearest(flag: str, names: Sequence[str]) -> list[str]:
