@@ -105,12 +105,11 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     folder = Path(devices.decided_by_first(lambda: str(choose_folder(config))))
 
     # 1. The data, and all else that the run is made of.
-    config = resolve(config)
-    dataset = load(config)
+    config, dataset = devices.in_every_process(lambda: ((resolved := resolve(config)), load(resolved)))
     print(dataset)
     told = devices.disagreement(described(config, dataset), of_each=OF_EACH_PROCESS)
     require(not told, f"--process-id: {told}: all processes need the same flags and data.")
-    prepared = prepare(config, dataset)
+    prepared = devices.in_every_process(lambda: prepare(config, dataset))
     config = prepared.config
     print(prepared.recipe.method or "no mixing")
 

@@ -73,7 +73,6 @@ class Checkpoints:
         self._may_differ = frozenset(may_differ)
         self._step = 0  # of the last save
         self._failure: str | None = None  # of the last save
-        self._to_delete: list[int] = []
         self._keep = keep
 
     def __enter__(self) -> Checkpoints:
@@ -111,8 +110,6 @@ class Checkpoints:
         run = json.loads(json.dumps(run))  # a copy: the run may append to its history before the thread is through
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
-            while self._to_delete:
-                self._manager.delete(self._to_delete.pop())
             self._manager.save(step, args=items, force=True)
         except Exception as error:
             self._fail(error)
@@ -139,7 +136,7 @@ class Checkpoints:
         return step, self._manager.restore(step, args=items).state, run["history"]
 
     def start_anew(self, *, overwrite: bool = False) -> None:
-        """Start without the checkpoints there are: the next save deletes them, if `overwrite`.
+        """Start without the checkpoints there are: they are deleted, if `overwrite`.
 
         Raises:
           UserError: there are some, and they must not be overwritten.
@@ -151,7 +148,8 @@ class Checkpoints:
                 f"continue it with --resume {shlex.quote(str(self.folder.parent))}, give this one another --name, "
                 "or replace it with --overwrite.",
             )
-            self._to_delete = self.steps
+            for step in self.steps:  # now: a run that is killed before it saves must not go on from another's
+                self._manager.delete(step)
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:

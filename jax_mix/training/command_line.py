@@ -46,6 +46,7 @@ def parse(
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--resume", nargs="?", const="")
+    _require_once(args)
     given, flags = parser.parse_known_args(args)
     hidden = {f"--{name.replace('_', '-')}" for name in kind.HIDDEN}
     typed = {word.partition("=")[0].replace("_", "-") for word in args}
@@ -69,6 +70,13 @@ def parse(
         where = f"--config: '{given.config}': " if unknown[0] in saved else ""
         raise UserError(where + _unknown(unknown[0], kind))
     return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
+
+
+def _require_once(args: Sequence[str]) -> None:
+    """Of a flag that is given twice, the last would be taken without a word."""
+    flags = [word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")]
+    twice = sorted({flag for flag in flags if flags.count(flag) > 1})
+    require(not twice, f"{', '.join(twice)} is given twice: drop one.")
 
 
 def _unknown(word: str, kind: type[Config]) -> str:
@@ -107,6 +115,8 @@ def _saved_flags(path: str, kind: type[Config]) -> list[str]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--config: cannot read '{path}' as the config.json of a run ({error}).") from error
     require(isinstance(values, dict), f"--config: '{path}' is not the config.json of a run.")
+    if kind.HIDDEN and set(kind.HIDDEN) & set(values):
+        raise UserError(f"--config: '{path}' is the config.json of one run, not of a comparison.")
     switches = {name for name, hint in typing.get_type_hints(kind).items() if hint is bool}
     saved = []
     for name, value in values.items():

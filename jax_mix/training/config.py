@@ -157,6 +157,7 @@ class Config(
                 require(value is None, f"--{name} is {value}, but --mix none does not mix: drop one of them.")
         require(0 <= off <= self.epochs, f"--mix-off-epochs must be from 0 to --epochs {self.epochs}, got {off}.")
         require(self.layers is None or mix == "manifold", f"--layers is only for --mix manifold, got --mix {mix}.")
+        require(self.layers != (), "--layers must name at least one layer; to mix the input alone: --mix mixup.")
 
     def _check_batch(self) -> None:
         parts, groups = self.accumulate, self.mix_groups

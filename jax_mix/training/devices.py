@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from jax_mix.training.errors import UserError, require
 
+Made = TypeVar("Made")
 _MOST = 2**16  # bytes of a config as JSON
 _HEARTBEAT = 30  # seconds without a sign of life, after which JAX ends the other processes
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
@@ -59,6 +60,28 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--coordinator {coordinator}: the processes could not be joined ({reason}).") from error
+
+
+def in_every_process(make: Callable[[], Made]) -> Made:
+    """What `make` gives, in which processes do not wait for each other.
+
+    Raises:
+      UserError: `make` raises it, or an OSError, in any process; then in every one, for none to wait for it.
+    """
+    if jax.process_count() == 1:
+        return make()
+    told = ""
+    try:
+        made = make()
+    except (UserError, OSError) as error:
+        told = str(error)
+    mine = np.frombuffer(told.encode(errors="replace")[:_MOST].ljust(_MOST), np.uint8)
+    texts = [
+        bytes(text).rstrip().decode(errors="replace") for text in np.asarray(multihost_utils.process_allgather(mine))
+    ]
+    for i, text in enumerate(texts):
+        require(not text, told or f"in process {i}: {text}")
+    return made
 
 
 def decided_by_first(decide: Callable[[], str]) -> str:

@@ -121,7 +121,14 @@ UNCLEAR = {
     "a split beside classes": (["cat", "dog", "test"], "test looks like a split, not like a class"),
     "splits of unknown names": (["A/cat", "A/dog", "B/cat", "B/dog"], "A and B hold the same folders, cat, dog: which"),
     "folds": (["fold1/0", "fold1/1", "fold2/0", "fold2/1"], "fold1 and fold2 hold the same folders, 0, 1: which"),
-    "masks": (["COVID/images", "COVID/masks", "Normal/images", "Normal/masks"], "hold the same folders, images, masks"),
+    "masks": (["COVID/images", "COVID/masks", "Normal/images", "Normal/masks"], "COVID holds images, masks, of which only"),
+    "masks in splits": (["train/images", "train/masks", "val/images", "val/masks"], "images, masks, are no classes"),
+    "the truth": (["Original", "Ground Truth"], "two classes or more; there is: Ground Truth, Original; put the images"),
+    "splits of grades": (["DEV/grade 1", "DEV/grade 2", "Holdout/grade 1", "Holdout/grade 2"], "DEV and Holdout hold the"),
+    "splits of levels": (["2019/level_0", "2019/level_1", "2020/level_0", "2020/level_1"], "2019 and 2020 hold the same"),
+    "a set in itself": (["no", "yes", "brain/no", "brain/yes"], r"brain holds folders of the same names .*, no, yes: give"),
+    "a level deeper": (["train/animals/cat", "train/animals/dog", "test/animals/cat"], "one class, animals, and two or more"),
+    "splits in classes": (["cat/train", "cat/test", "dog/train", "dog/test"], "cat holds splits, test, train: put the classes"),
     "masks alone": (["images", "masks"], "two classes or more; there is: images, masks; put the images of each class"),
     "a test without labels": (["train/cat", "train/dog", "test"], "test has no folders of classes .*/train"),
     "a folder around all": (["all/cat", "all/dog"], r"there is: all; if the classes are in all, --dataset \S+/all\.$"),
@@ -134,6 +141,12 @@ def test_what_could_be_meant_otherwise_is_refused(case, tmp_path):
     folders, sentence = UNCLEAR[case]
     make(tmp_path, *folders)
     assert re.search(sentence, refused(tmp_path))
+
+
+@pytest.mark.parametrize("split_by", ["image", "folder"])
+def test_splits_in_classes_are_refused_however_they_are_split(split_by, tmp_path):
+    make(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test")
+    assert "holds splits, test, train: put the classes in the splits, test/cat" in refused(tmp_path, split_by=split_by)
 
 
 VIEWS = ("front", "back", "left")
@@ -269,6 +282,36 @@ def test_many_classes_are_told_by_the_first_and_the_last(tmp_path):
     _, out, _ = load(tmp_path)
     assert "30 classes\ntraining and test images of each: 00 1 and 1; 01 1 and 1; " in out
     assert out.endswith("09 1 and 1; ... 29 1 and 1\n")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("Image Index,Finding Labels,Follow-up #,Patient Gender", "r['Finding Labels']"),
+        ("image,dx_type,dx,age", "r['dx']"),
+        ("image,MEL,NV,BCC", None),
+        ("file,age", None),
+    ],
+)
+def test_the_column_of_labels_is_one_that_is_called_so(table, told, tmp_path):
+    """Another would give other classes, and train."""
+    make(tmp_path, "photos")
+    names = table.split(",")
+    rows = [",".join([f"{i}.png", *(str((i * k) % 3 + k * (i > 1)) for k in range(1, len(names)))]) for i in range(4)]
+    (tmp_path / "train.csv").write_text("\n".join([table, *rows]))
+    (tmp_path / "sample_submission.csv").write_text("id,label\n0.png,0\n1.png,1\n2.png,0\n3.png,0\n")
+    sentence = refused(tmp_path)
+    assert "submission" not in sentence
+    assert (told is None and "shutil" not in sentence) or told in sentence
+
+
+def test_a_command_that_sorts_by_name_takes_all_endings(tmp_path):
+    for i in range(4):
+        save(tmp_path / "all" / f"cat.{i}.png", i)
+        save(tmp_path / "all" / f"dog.{i}.bmp", i)
+    dataset, _, _ = load(run(refused(tmp_path)))
+    assert dataset.class_names == ("cat", "dog")
+    assert len(dataset.train.label) + len(dataset.test.label) == 8
 
 
 def test_a_table_of_labels_is_told_with_a_command_that_works(tmp_path, monkeypatch):

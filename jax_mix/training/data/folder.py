@@ -7,6 +7,7 @@ import difflib
 import functools
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,10 @@ def open_folder(
     require(bool(deep) or bits is None, f"--bits is {bits}, but --dataset {path} has no images of 16 bits: drop it.")
     if deep:
         told.append(f"{several(len(deep), 'image')} of 16 bits: values of 0 to {2 ** (bits or 16) - 1} become 0 to 255")
+    if masks := [each for each in every if re.search(r"[_-](mask|seg)(_\d+)?$", each.stem.lower())]:
+        told.append(
+            f"{several(len(masks), 'file')} called masks, as {listing.named(masks[:1])}, are images as all others"
+        )
     if frames := sum(each.frames for each in headers):
         told.append(f"{several(frames, 'file')} with several images each, of which the first is used")
 
@@ -157,9 +162,7 @@ def _headers(path: str, root: Path, files: list[Path], broken: BrokenImages) -> 
 
 def _cannot_be_read(path: str, root: Path, file: Path, error: Exception) -> str:
     if isinstance(error, pixels.WidePixels):
-        how = (
-            f"say what black and white are, here 0 and {error.white}, and convert them, {error.how(root, file.suffix)}"
-        )
+        how = f"say what black and white are, here 0 and {error.white}, and convert them, {error.how(root)}"
         return f"--dataset {path}: '{file}' cannot be used, {error}: {how}."
     return f"--dataset {path}: {pixels.reason(file, error)} cannot be read; go on without such: --broken-images skip."
 

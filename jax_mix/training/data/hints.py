@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_LABELS = ("label", "labels", "class", "class_name", "classname", "category", "target", "species", "breed", "diagnosis")
+_LABELS = ("label", "labels", "class", "classname", "category", "target", "species", "breed", "diagnosis", "kind", "dx")
 _ROWS = 200  # of a table, to see what its columns are
 # The start of a file's name, before its number: cat of cat.0.jpg. In Python's and the reader's words alike.
 _PREFIX = "[^0-9]*[^0-9._ (-]"
@@ -95,9 +95,9 @@ def table_in(root: Path, images: Iterable[Sequence[Path]]) -> Table | None:
     """The table in a folder that names its images and gives them two labels or more, None if there is none."""
     by_name = {file.name: file for files in images for file in files}
     by_stem = {file.stem: file for file in by_name.values()}
-    for file in sorted(root.iterdir()) if by_name else ():
-        if file.suffix.lower() not in (".csv", ".tsv") or not file.is_file():
-            continue
+    files = [file for file in root.iterdir() if file.suffix.lower() in (".csv", ".tsv") and file.is_file()]
+    files = [file for file in files if "submission" not in file.stem.lower()]  # what is to be predicted
+    for file in sorted(files, key=lambda file: ("train" not in file.stem.lower(), file.name)) if by_name else ():
         try:
             with file.open(encoding="utf-8-sig", newline="") as opened:
                 first = opened.readline()
@@ -121,19 +121,23 @@ def table_in(root: Path, images: Iterable[Sequence[Path]]) -> Table | None:
 
 
 def _label(rows: list[dict[str, str]], columns: list[str]) -> str | None:
-    """The column that looks most like labels: by its name, else that of the fewest values, two or more."""
+    """The column that looks like labels: by its name, or as there is no other and its values come again; else None."""
     kinds = {name: len({row[name] for row in rows}) for name in columns}
-    named = [name for wanted in _LABELS for name in columns if name.lower() == wanted and kinds[name] > 1]
-    others = sorted((name for name in columns if kinds[name] > 1), key=lambda name: kinds[name])
-    return next(iter(named + others), None)
+    columns = [name for name in columns if kinds[name] > 1]
+    exact = [name for wanted in _LABELS for name in columns if name.lower() == wanted]
+    word = r"(?<![a-z]){}s?(?![a-z])"
+    within = [name for wanted in _LABELS for name in columns if re.search(word.format(wanted), name.lower())]
+    if exact or within:
+        return (exact or within)[0]
+    return columns[0] if len(columns) == 1 and kinds[columns[0]] <= len(rows) / 2 else None
 
 
 def _sort_by_name(root: Path, folder: Path, files: Sequence[Path]) -> str:
-    out, ending = _beside(root), Counter(file.suffix for file in files).most_common(1)[0][0]
+    out, endings = _beside(root), sorted({file.suffix for file in files})
     code = (
         f"import pathlib, re, shutil; [((d := pathlib.Path({str(out)!r}) / re.match({_PREFIX!r}, f.name)[0])"
         f".mkdir(parents=True, exist_ok=True), shutil.copy(f, d)) "
-        f"for f in pathlib.Path({str(folder)!r}).glob({'*' + ending!r})]"
+        f"for f in pathlib.Path({str(folder)!r}).iterdir() if f.suffix in {endings!r}]"
     )
     return f"{python_command(code)} and then --dataset {as_flag(out)}"
 

@@ -20,9 +20,16 @@ _SPLITS = {
     "val": "val|valid|validation|validate|eval|evaluation",
 }
 _FILLERS = "sets?|data|datasets?|images?|imgs?|pictures?|photos?|samples?|examples?|folder|split"
-# A class's subfolders may be numbered things that it was taken of, patient1, patient2; these stems number classes.
-_CLASS_STEMS = {"", "c", "n", "class", "cls", "category", "label"}
-_KINDS_OF_FILES = {"images", "image", "imgs", "img", "masks", "mask", "labels", "annotations", "jpegimages"}
+# Subfolders that all classes have may be numbered things that images are of, patient1, patient2; others may be classes.
+_GROUPS = (
+    "patient pat pt subject subj sub person participant user case id animal plant tree slide scan study visit session "
+    "video vid clip sequence seq scene shot recording camera cam site hospital batch burst series specimen"
+)
+_KINDS = (
+    "images image imgs img jpegimages originals original masks mask labels annotations groundtruth gt segmentations "
+    "segmentation"
+)
+_GROUP_STEMS, _KINDS_OF_FILES = set(_GROUPS.split()), set(_KINDS.split())
 
 
 class Layout(NamedTuple):
@@ -143,7 +150,18 @@ def _given(
     require(len(alike) == 1, f"--dataset {path} has {_and(alike)}: which is the test? Keep one.")
     (test,) = alike
     only = sorted(train.classes.keys() ^ test.classes.keys())
-    require(not only, f"--dataset {path}: class {', '.join(only)} is in only one of {train.name} and {test.name}.")
+    require(not only, f"--dataset {path}: class {some(only)} is in only one of {train.name} and {test.name}.")
+    if all(_kind_of_file(name) for name in train.classes):
+        raise UserError(
+            f"--dataset {path}: the folders in {train.name}, {some(sorted(train.classes))}, are no classes: put the "
+            "images of each class in a folder of its own, and masks elsewhere."
+        )
+    if len(train.classes) < 2:
+        (only_class,) = train.classes
+        raise UserError(
+            f"--dataset {path}: {train.name} and {test.name} hold one class, {only_class}, and two or more are needed: "
+            f"if the classes are in {only_class}, move them up, {train.name}/CLASS."
+        )
     for each in (train, test):
         _require_images(path, listing, {each.path / name: images for name, images in each.classes.items()})
     told = f"training images are those in '{train.name}', test images those in '{test.name}'"
@@ -179,7 +197,7 @@ def _by_class(
 ) -> Layout:
     classes = {each.name: each.all_images for each in folders}
     names = ", ".join(classes) or f"none{_left_out(listing)}"
-    if classes and all(name.lower() in _KINDS_OF_FILES for name in classes):
+    if classes and all(_kind_of_file(name) for name in classes):
         flat = {each.path: each.images for each in folders} | {root: loose}
         how = hint(path, root, flat) or "put the images of each class in a folder of its own"
         raise UserError(f"--dataset {path} needs a folder for each of two classes or more; there is: {names}; {how}.")
@@ -196,6 +214,7 @@ def _by_class(
         raise UserError(
             f"--dataset {path}: by '{table.file.name}' its folders {names} are parts of one: {table.command(root)}."
         )
+    _refuse_other_levels(path, folders)
     if split_by is None:
         _refuse_same_subfolders(path, folders)
     return Layout(classes, None, {each.path for each in folders}, [], [])
@@ -210,6 +229,35 @@ def _left_out(listing: Listing) -> str:
     return f" (left out: {'; '.join(listing.left_out)})" if listing.left_out else ""
 
 
+def _kind_of_file(name: str) -> bool:
+    return re.sub(r"[\W_]", "", name.lower()) in _KINDS_OF_FILES
+
+
+def _refuse_other_levels(path: str, folders: list[_Folder]) -> None:
+    """Refuse classes that hold splits, or masks beside their images, or the other classes once more."""
+    names = {each.name for each in folders}
+    for each in folders:
+        inside = [name for name, images in each.classes.items() if images]
+        if len(names & set(inside)) > 1:
+            raise UserError(
+                f"--dataset {path}: {each.name} holds folders of the same names as those beside it, "
+                f"{some(sorted(names & set(inside)))}: give one of the two places, --dataset {as_flag(each.path)}, or "
+                f"move {each.name} elsewhere."
+            )
+        splits = [name for name in inside if split_of(name)]
+        if len(splits) > 1 and len(splits) == len(inside):
+            raise UserError(
+                f"--dataset {path}: {each.name} holds splits, {some(splits)}: put the classes in the splits, "
+                f"{splits[0]}/{each.name}, not the splits in the classes."
+            )
+        kinds = [name for name in inside if _kind_of_file(name)]
+        if len(kinds) > 1:
+            raise UserError(
+                f"--dataset {path}: {each.name} holds {some(kinds)}, of which only images can be classified: move the "
+                "others out of the folder."
+            )
+
+
 def _refuse_same_subfolders(path: str, folders: list[_Folder]) -> None:
     """Refuse A/{cat,dog} beside B/{cat,dog}: A and B may be two splits, of a name that is not known here."""
     holders: dict[str, list[_Folder]] = {}
@@ -218,7 +266,7 @@ def _refuse_same_subfolders(path: str, folders: list[_Folder]) -> None:
         for name in below if not each.images else ():
             holders.setdefault(name, []).append(each)
     shared = sorted(name for name, those in holders.items() if len(those) > 1)
-    if len(shared) < 2 or (_numbered(shared) or "") not in _CLASS_STEMS:
+    if len(shared) < 2 or _numbered(shared) in _GROUP_STEMS:
         return
     first = holders[shared[0]]
     raise UserError(

@@ -16,6 +16,7 @@ from jax_mix.training.data.source import resized
 
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}  # Pillow's names of modes without colour
 _WIDE = {"I": ("whole numbers of 32 bits", 65535), "F": ("floating-point numbers", 1)}  # and what white may be
+_PHOTOMETRIC = 262  # the TIFF tag
 _PAPER = 255  # what is behind transparent pixels: white, as a page is
 
 
@@ -35,15 +36,16 @@ class WidePixels(Exception):
         self.kind, self.white = _WIDE[mode]
         super().__init__(f"its pixels are {self.kind}, mode {mode}; 8 or 16 bits are needed")
 
-    def how(self, root: Path, ending: str) -> str:
-        """A line for the shell that writes such images, those of an `ending`, as ones of 16 bits."""
+    def how(self, root: Path) -> str:
+        """A line for the shell that writes such images as ones of 16 bits, and all others as they are."""
         out = root.resolve().with_name(f"{root.resolve().name}-16-bits")
         code = (
             f"import pathlib, numpy, PIL.Image; black, white = 0, {self.white}; "
             f"old, new = pathlib.Path({str(root)!r}), pathlib.Path({str(out)!r}); "
             f"[((to := new / f.relative_to(old).with_suffix('.png')).parent.mkdir(parents=True, exist_ok=True), "
-            f"PIL.Image.fromarray(((numpy.asarray(PIL.Image.open(f)).astype(float) - black) / (white - black) * 65535)"
-            f".round().clip(0, 65535).astype('uint16')).save(to)) for f in old.rglob({'*' + ending!r})]"
+            f"(PIL.Image.fromarray(((numpy.asarray(i).astype(float) - black) / (white - black) * 65535).round()"
+            f".clip(0, 65535).astype('uint16')) if (i := PIL.Image.open(f)).mode in ('I', 'F') else i).save(to)) "
+            f"for f in old.rglob('*') if f.suffix.lower() in PIL.Image.registered_extensions()]"
         )
         return f"{python_command(code)} and then --dataset {as_flag(out)}"
 
@@ -87,6 +89,10 @@ def decode(file: Path, *, grey: bool, size: int | None, bits: int) -> Decoded | 
                 top = int(values.max())
                 if top >= 2**bits:
                     raise ValueError(f"it has the value {top}, which is not of --bits {bits} but of {top.bit_length()}")
+                if (
+                    getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+                ):  # white is 0, which Pillow minds at 8 bits alone
+                    values = 2**bits - 1 - values.astype(np.int32)
                 image = PIL.Image.fromarray((values >> (bits - 8)).astype(np.uint8))
             elif deep and bits < 16:
                 raise ValueError(f"its colours have 16 bits, and --bits {bits} is for images without colour")
