@@ -85,7 +85,7 @@ def test_a_run_is_a_line_of_cells_csv():
         "best_ece": ece + 0.02,
         "fgsm_0": last + 0.01,
         "pgd_0": last + 0.01,
-        **{f"{attack}_{r}": given.value(f"{attack}_{r}", "mixup:0.4", 1) for attack in ("fgsm", "pgd") for r in (0.1, 0.2)},
+        **{name: given.value(name, "mixup:0.4", 1) for name in ("fgsm_0.1", "fgsm_0.2", "pgd_0.1", "pgd_0.2")},
         "corrupted": corrupted,
         "noise_0.1": corrupted - 0.2,
         "noise_0.2": corrupted - 0.1,
@@ -126,7 +126,8 @@ def test_differences_are_those_of_the_method_less_the_baseline(written):
     kept = json.loads((written / "report.json").read_text())
     assert [{name: str(value) for name, value in each.items()} for each in kept["differences"]] == lines
     assert kept["runs"] == given.records()
-    assert kept["plane"]["spirals"]["mixup"] == {name: given.PLANE["spirals"]["mixup"][name] for name in ("error", "unsure")}  # fmt: skip
+    shown_of_it = {name: given.PLANE["spirals"]["mixup"][name] for name in ("error", "unsure")}
+    assert kept["plane"]["spirals"]["mixup"] == shown_of_it
 
 
 def test_the_verdict_is_of_the_side_of_zero():
@@ -240,7 +241,8 @@ def test_the_table_of_claims_and_how_it_is_counted(text):
             body.append(f"{mean} {low} to {high} {verdict}")
     assert f"claim: lower MixUp, alpha 0.4 Manifold Mixup CutMix {' '.join(body)} Is its" in text
     for i, method in enumerate(given.METHODS[1:]):
-        counts = [sum(of[i] == verdict for of in given.VERDICTS.values()) for verdict in ("better", "worse", "undecided")]  # fmt: skip
+        of_method = [of[i] for of in given.VERDICTS.values()]
+        counts = [of_method.count(verdict) for verdict in ("better", "worse", "undecided")]
         told = "{} is better than no mixing in {} of 10 numbers, worse in {}, and undecided in {}."
         assert told.format(given.NAMES[method], counts[0], *counts[1:]) in text
 
