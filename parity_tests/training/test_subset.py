@@ -1,5 +1,7 @@
 """jax_mix/training/data/subset.py: labels that are wrong on purpose, and training sets made small."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -61,6 +63,28 @@ def test_few_training_images_are_the_same_ones_each_time(digits):
     pixels = np.asarray(few.normalize(few.train.image))
     assert abs(pixels.mean()) < 1e-5
     assert pixels.std() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.fixture
+def in_order(digits):
+    """The digits sorted by class, as a folder's images come: what is not drawn at random shows."""
+    order = np.argsort(digits.train.label, kind="stable")
+    return dataclasses.replace(digits, train=data.Examples(*(np.asarray(array)[order] for array in digits.train)))
+
+
+def test_few_training_images_are_drawn_from_all(in_order):
+    label = data.take(in_order, 300).train.label
+    counts = np.bincount(label, minlength=10)
+    assert counts.min() > 15  # 30 each
+    assert counts.max() < 45
+    assert (np.diff(label) >= 0).all()  # those that are left stay in order
+
+
+def test_wrong_labels_are_drawn_from_all(in_order):
+    noisy = data.corrupt_labels(in_order, 0.3, KEY)
+    shares = [changed(in_order, noisy)[in_order.train.label == k].mean() for k in range(10)]
+    assert min(shares) > 0.15  # 0.27 of each, a label in ten being drawn as it was
+    assert max(shares) < 0.4
 
 
 def test_a_run_trains_on_what_its_flags_say(data_dir):
