@@ -1,11 +1,13 @@
 """What is measured of a run's network, where the answer is known: errors, not accuracies, of the right images."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_mix.compare import attacks, cells, planar
+from jax_mix.compare import attacks, cells, command, planar
 from jax_mix.compare.corruptions import CORRUPTIONS
 from jax_mix.compare.settings import Cell, Comparison
 from jax_mix.training.data import Dataset, Examples, Normalize
@@ -154,3 +156,24 @@ def test_steps_of_pgd_are_a_quarter_of_the_radius():
     moved = jnp.minimum(start[0] + 0.025, 0.6), jnp.minimum(start[0] + 0.05, 0.6)
     np.testing.assert_allclose(start[1], moved[0], rtol=1e-6)
     np.testing.assert_allclose(start[2], moved[1], rtol=1e-6)
+
+
+def test_each_run_is_what_its_cell_says():
+    comparison = Comparison(methods=("none", "mixup:0.3", "manifold"), seeds=3, noise_levels=(0.4, 0.2), alpha=2.0)
+    assert [cell[:3] for cell in comparison.cells] == [
+        (method, noise, seed) for noise in (0.0, 0.2, 0.4) for seed in range(3) for method in comparison.methods
+    ]
+    for method, noise, seed, config in comparison.cells:
+        alpha = {"none": None, "mixup:0.3": 0.3, "manifold": 2.0}[method]
+        assert (config.mix, config.alpha) == (method.partition(":")[0], alpha)
+        assert (config.label_noise, config.seed) == (noise, seed)
+
+
+def test_runs_that_are_trained_as_one_differ_in_their_seed_alone():
+    every = Comparison(methods=("none", "mixup:0.3", "mixup"), seeds=3, noise_levels=(0.2,)).cells
+    groups = command._groups(every, together=True)
+    assert sorted(cell.name for group in groups for cell in group) == sorted(cell.name for cell in every)
+    assert [[cell.seed for cell in group] for group in groups] == [[0, 1, 2]] * 6
+    for first, *others in groups:
+        assert all(dataclasses.replace(cell.config, seed=0) == first.config for cell in others)
+    assert command._groups(every, together=False) == [[cell] for cell in every]

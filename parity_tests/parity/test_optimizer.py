@@ -91,6 +91,18 @@ def test_momentum_stays_at_its_value_on_all_but_one_cycle(schedule):
             assert_close(params["kernel"], kernel.detach(), "optimizer float64")
 
 
+def test_milestones_in_one_step_divide_twice():
+    """As PyTorch's do: of a run of two steps half and three quarters are the same one."""
+    ours = optimizers.make("sgd", "step", learning_rate=1.0, weight_decay=0.0, steps=2, milestones=(0.5, 0.6))
+    with jax.numpy_dtype_promotion("standard"):
+        params = {"kernel": jnp.ones((2, 2))}
+        state, used = ours.init(params), []
+        for _ in range(2):
+            _, state = ours.update(params, state, params)
+            used.append(float(state.hyperparams["rate"]))
+    assert used == pytest.approx([1.0, 0.01])
+
+
 class Linear(torch.nn.Module):
     def __init__(self):
         super().__init__()

@@ -9,6 +9,7 @@ import pytest
 from jax_mix.training import data
 from jax_mix.training.build import load
 from jax_mix.training.config import Config
+from jax_mix.training.data.splitting import split
 
 KEY = jax.random.key(5)
 
@@ -94,3 +95,15 @@ def test_a_run_trains_on_what_its_flags_say(data_dir):
     right = load(Config(data_dir=data_dir, train_images=200))
     assert 60 < changed(dataset, right).sum() <= 100
     np.testing.assert_array_equal(load(config).train.label, dataset.train.label)
+
+
+def test_the_test_images_of_a_folder_are_not_the_first(tmp_path):
+    """Nor the same numbers of each class: names often tell when a picture was taken."""
+    files = {name: [tmp_path / name / f"{i:03}.png" for i in range(100)] for name in ("cat", "dog")}
+    train, test = split("./photos", tmp_path, files, 0.2, by_folder=False)
+    for name, those in files.items():
+        assert sorted(train[name] + test[name]) == those
+        assert len(test[name]) == 20
+        middle = np.mean([int(path.stem) for path in test[name]])
+        assert 30 < middle < 70
+    assert {path.name for path in test["cat"]} != {path.name for path in test["dog"]}
