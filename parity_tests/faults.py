@@ -50,6 +50,11 @@ FAULTS = [Fault(*fault) for fault in (
     ("compare/settings.py", '"label_noise": noise, "seed": seed', '"label_noise": noise, "seed": 0', "compare/test_measuring.py::test_each_run_is_what_its_cell_says"),
     ("compare/settings.py", 'values["alpha"] = float(alpha)', 'values["alpha"] = 1.0', "compare/test_measuring.py::test_each_run_is_what_its_cell_says"),
     ("compare/command.py", "(cell.method, cell.noise, None if", "(cell.method, 0, None if", "compare/test_measuring.py::test_runs_that_are_trained_as_one_differ_in_their_seed_alone"),
+    ("compare/command.py", 'known["seeds"] == seeds', 'known["seeds"] >= 0', "compare/test_measuring.py::test_the_plane_is_kept_for_as_many_seeds"),
+    ("compare/command.py", "(hidden or draws)[0]", "draws[0]", "compare/test_measuring.py::test_the_draws_that_are_shown"),
+    ("training/run.py", "history[-1][name] for name in", "history[0][name] for name in", "training/test_run.py::test_metrics_are_of_the_last_epoch_and_have_the_history"),
+    ("training/plots.py", '100 * record["accuracy"]', 'record["accuracy"]', "training/test_plots.py::test_the_learning_curve_draws_what_its_labels_say"),
+    ("training/plots.py", '[record["nll"] for', '[record["loss"] for', "training/test_plots.py::test_the_learning_curve_draws_what_its_labels_say"),
     # Differences, intervals, verdicts.
     ("compare/summary.py", "of_method[seed] - reference[seed]", "reference[seed] - of_method[seed]", "compare/test_report.py::test_differences_are_those_of_the_method_less_the_baseline"),
     ("compare/summary.py", "among=len(comparison.methods) - 1", "among=len(comparison.methods)", "compare/test_report.py::test_differences_are_those_of_the_method_less_the_baseline"),

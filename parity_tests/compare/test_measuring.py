@@ -177,3 +177,27 @@ def test_runs_that_are_trained_as_one_differ_in_their_seed_alone():
     for first, *others in groups:
         assert all(dataclasses.replace(cell.config, seed=0) == first.config for cell in others)
     assert command._groups(every, together=False) == [[cell] for cell in every]
+
+
+def test_the_plane_is_kept_for_as_many_seeds(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(planar, "compare", lambda seeds: made.append(seeds) or {"seeds were": seeds})
+    path = tmp_path / "plane.json"
+    for seeds in (2, 2, 3, 3):
+        assert command._plane(path, seeds) == {"seeds were": seeds}
+    path.write_text("{")
+    assert command._plane(path, 3) == {"seeds were": 3}
+    assert made == [2, 3, 3]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_draws_that_are_shown(seed, digits, monkeypatch):
+    """Of each method that mixes and can; of Manifold Mixup one for a hidden layer; of the batch's size."""
+    monkeypatch.setattr(command, "split_seed", lambda config: [jax.random.key(seed)] * 5)
+    methods = ("none", "mixup", "manifold", "cutmix")
+    comparison = Comparison(methods=methods, model="mlp", batch_size=32, devices=1)
+    found = command._mixes(comparison, digits, {"mixup": "it cannot be"})
+    assert list(found) == ["manifold", "cutmix"]
+    assert found["manifold"].layer_name.startswith("hidden.")
+    assert (found["cutmix"].box is None, found["manifold"].box is None) == (False, True)
+    assert {mix.lam.shape for mix in found.values()} == {(32,)}
