@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from jax_mix.compare.corruptions import CORRUPTIONS, corrupt
 
@@ -65,3 +66,32 @@ def test_occlusion_blackens_one_box_somewhere(side):
     rows = black.any(axis=(2, 3)).argmax(1)
     assert len(set(rows.tolist())) > 3
     assert black[0].any(1).sum() == black[0].any(0).sum() == round(side * SIDE)  # in one piece
+
+
+def test_blur_is_scipys_of_each_channel_by_itself():
+    image = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), np.uint8)
+    image[..., 1] = 0
+    found = corrupt("blur", image, 0.1, peak=255)
+    assert not found[..., 1].any()  # red and blue do not run into green
+    for i in range(2):  # nor one image into the next
+        for channel in (0, 2):
+            alone = ndimage.gaussian_filter(image[i, ..., channel].astype(np.float32), 0.1 * 20, mode="nearest")
+            np.testing.assert_allclose(found[i, ..., channel], alone, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rotation", "occlusion"])
+def test_what_moves_pixels_keeps_their_colours(name):
+    colours = np.zeros((6, SIDE, SIDE, 3), np.uint8)
+    colours[..., 0], colours[..., 2] = 200, 100
+    found = corrupt(name, colours, CORRUPTIONS[name].strengths[0], peak=255)
+    assert not found[..., 1].any()
+    np.testing.assert_allclose(found[..., 0], 2 * found[..., 2], rtol=1e-5)
+    assert found[..., 0].max() == pytest.approx(200, rel=1e-5)
+
+
+def test_noise_is_drawn_for_each_pixel_image_and_channel():
+    grey = np.full((4, SIDE, SIDE, 3), 128, np.uint8)
+    noise = corrupt("noise", grey, 0.1, peak=255) - 128
+    apart = [noise[0, ..., 0], noise[0, ..., 1], noise[1, ..., 0], np.roll(noise[0, ..., 0], 1, 0)]
+    between = np.corrcoef([each.ravel() for each in apart])
+    assert np.abs(between - np.eye(4)).max() < 0.15

@@ -71,6 +71,31 @@ def test_one_lambda_a_batch_unfolded():
     assert lam.min() < 0.1
 
 
+def test_folded_lambdas_are_the_larger_of_both():
+    """Of one lambda a batch as of one a sample, and of the same draw; CutMix's before the box is made."""
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        mixup, cutmix = (
+            {(per, fold): method(1.0, per=per, fold=fold) for per in ("batch", "sample") for fold in (True, False)}
+            for method in (jax_mix.MixUp, jax_mix.CutMix)
+        )
+        return (
+            {name: each.sample(key, (6,)).lam for name, each in mixup.items()},
+            {name: each.sample(key, (2, 64, 64, 1)).lam for name, each in cutmix.items()},
+        )
+
+    mixup, cutmix = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(0), 200)))
+    for per in ("batch", "sample"):
+        folded, plain = mixup[per, True], mixup[per, False]
+        np.testing.assert_array_equal(folded, np.maximum(plain, 1 - plain))
+        assert 70 < (plain[:, 0] < 0.5).sum() < 130
+        assert (np.ptp(folded, axis=1) == 0).all() == (per == "batch")
+        assert cutmix[per, True].min() > 1 - (46 / 64) ** 2  # no box is more than half of it, but for rounding
+        assert cutmix[per, False].min() < 0.4
+
+
 def test_alpha_may_be_a_schedule():
     def mean_lam(alpha):
         return jax_mix.MixUp(alpha).sample(jax.random.key(0), (10_000,)).lam.mean()

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from fastai.basics import Callback
@@ -60,6 +61,46 @@ def test_cosine_and_step_are_pytorchs(schedule, steps):
             _, state = ours.update(params, state, params)
             used.append(state.hyperparams["rate"])
         assert_close(used, rates, "schedule")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+def test_momentum_stays_at_its_value_on_all_but_one_cycle(schedule):
+    """PyTorch's SGD on the same schedule, of gradients that momentum remembers."""
+    steps, lr_scheduler = 12, torch.optim.lr_scheduler
+    gradients = np.random.default_rng(0).normal(size=(steps, 2, 2))
+    kernel = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+    sgd = torch.optim.SGD([kernel], lr=RATE, momentum=0.9, weight_decay=DECAY)
+    theirs = {
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(sgd, steps),
+        "step": lambda: lr_scheduler.MultiStepLR(sgd, [6, 9]),
+        "constant": lambda: lr_scheduler.ConstantLR(sgd, 1.0),
+    }[schedule]()
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        params = {"kernel": jnp.ones((2, 2))}
+        ours = optimizers.make("sgd", schedule, learning_rate=RATE, weight_decay=DECAY, steps=steps)
+        adam = optimizers.make("adam", schedule, learning_rate=RATE, weight_decay=DECAY, steps=steps)
+        state, adams = ours.init(params), adam.init(params)
+        for gradient in gradients:
+            kernel.grad = torch.tensor(gradient)
+            sgd.step()
+            theirs.step()
+            updates, state = ours.update({"kernel": jnp.asarray(gradient)}, state, params)
+            _, adams = adam.update({"kernel": jnp.asarray(gradient)}, adams, params)
+            params = optax.apply_updates(params, updates)
+            assert_close([state.hyperparams["momentum"], adams.hyperparams["momentum"]], [0.9, 0.9], "schedule")
+            assert_close(params["kernel"], kernel.detach(), "optimizer float64")
+
+
+def test_milestones_in_one_step_divide_twice():
+    """As PyTorch's do: of a run of two steps half and three quarters are the same one."""
+    ours = optimizers.make("sgd", "step", learning_rate=1.0, weight_decay=0.0, steps=2, milestones=(0.5, 0.6))
+    with jax.numpy_dtype_promotion("standard"):
+        params = {"kernel": jnp.ones((2, 2))}
+        state, used = ours.init(params), []
+        for _ in range(2):
+            _, state = ours.update(params, state, params)
+            used.append(float(state.hyperparams["rate"]))
+    assert used == pytest.approx([1.0, 0.01])
 
 
 class Linear(torch.nn.Module):

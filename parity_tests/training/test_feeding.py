@@ -53,6 +53,17 @@ def test_worker_processes_give_the_same(examples):
     assert_same(fed(examples, "device", start=2, stop=9), fed(examples, "grain", start=2, stop=9, workers=2))
 
 
+def test_each_process_reads_its_part(examples):
+    """The processes' parts, one behind the other, are the batch."""
+    for processes in (1, 2, 4):
+        parts = [feeding._Steps(examples, KEY, BATCH, 3 * STEPS, process, processes) for process in range(processes)]
+        for step in (0, STEPS, 2 * STEPS + 1):
+            index = data.epoch_batches(KEY, step // STEPS + 1, 50, BATCH)[step % STEPS]
+            image, label = (np.concatenate(arrays) for arrays in zip(*(part[step] for part in parts), strict=True))
+            np.testing.assert_array_equal(label, index)
+            np.testing.assert_array_equal(image, examples.image[index])
+
+
 def test_images_that_are_small_are_kept_on_the_device(examples, monkeypatch):
     monkeypatch.setattr(feeding, "_from_grain", lambda *_: iter(["grain"]))
     assert fed(examples, "auto")[0] != "grain"

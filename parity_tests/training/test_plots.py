@@ -137,3 +137,18 @@ def test_any_name_is_drawn_as_it_is(name, figures, tmp_path):
         drawn = [text for text in figure.findobj(Text) if text.get_text() == name]
         assert drawn
         assert not any(text.get_parse_math() for text in drawn)
+
+
+def test_the_learning_curve_draws_what_its_labels_say(figures, tmp_path):
+    history = [{"epoch": k, "loss": 3.0 / k, "nll": 2.0 / k, "accuracy": k / 10} for k in (1, 2, 3)]
+    plots.plot_learning_curve(tmp_path / "curve.png", history, title="it")
+    left, right = figures[0].axes
+    drawn = {line.get_label(): line.get_ydata() for line in left.get_lines()}
+    assert {name: list(y) for name, y in drawn.items()} == {
+        "training loss, mixed batches": [each["loss"] for each in history],
+        "test NLL": [each["nll"] for each in history],
+    }
+    (accuracy,) = right.get_lines()
+    np.testing.assert_allclose(accuracy.get_ydata(), [10, 20, 30])
+    assert all(list(line.get_xdata()) == [1, 2, 3] for line in (*left.get_lines(), accuracy))
+    assert (left.get_ylabel(), right.get_ylabel()) == ("nats", "test accuracy, %")

@@ -14,7 +14,7 @@ from jax_mix.training.command_line import parse
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError
 from jax_mix.training.files import locked, write_json, write_jsonl
-from jax_mix.training.run import choose_folder, locked_run, write_config
+from jax_mix.training.run import choose_folder, locked_run, metrics_of, write_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,3 +155,8 @@ def test_what_another_process_finished_meanwhile_stays(tmp_path):
         pytest.fail("it was given")
     with locked(folder):  # what was refused holds nothing
         pass
+
+
+def test_metrics_are_of_the_last_epoch_and_have_the_history():
+    history = [{"epoch": k, "step": k, "loss": 2.0, "accuracy": k / 4, "nll": k + 1.0, "ece": k / 8} for k in (1, 3, 2)]
+    assert metrics_of(history) == {"accuracy": 0.5, "nll": 3.0, "ece": 0.25, "history": history}

@@ -1,5 +1,7 @@
 """jax_mix/training/data/subset.py: labels that are wrong on purpose, and training sets made small."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from jax_mix.training import data
 from jax_mix.training.build import load
 from jax_mix.training.config import Config
+from jax_mix.training.data.splitting import split
 
 KEY = jax.random.key(5)
 
@@ -63,6 +66,28 @@ def test_few_training_images_are_the_same_ones_each_time(digits):
     assert pixels.std() == pytest.approx(1, rel=1e-5)
 
 
+@pytest.fixture
+def in_order(digits):
+    """The digits sorted by class, as a folder's images come: what is not drawn at random shows."""
+    order = np.argsort(digits.train.label, kind="stable")
+    return dataclasses.replace(digits, train=data.Examples(*(np.asarray(array)[order] for array in digits.train)))
+
+
+def test_few_training_images_are_drawn_from_all(in_order):
+    label = data.take(in_order, 300).train.label
+    counts = np.bincount(label, minlength=10)
+    assert counts.min() > 15  # 30 each
+    assert counts.max() < 45
+    assert (np.diff(label) >= 0).all()  # those that are left stay in order
+
+
+def test_wrong_labels_are_drawn_from_all(in_order):
+    noisy = data.corrupt_labels(in_order, 0.3, KEY)
+    shares = [changed(in_order, noisy)[in_order.train.label == k].mean() for k in range(10)]
+    assert min(shares) > 0.15  # 0.27 of each, a label in ten being drawn as it was
+    assert max(shares) < 0.4
+
+
 def test_a_run_trains_on_what_its_flags_say(data_dir):
     config = Config(data_dir=data_dir, train_images=200, label_noise=0.5, seed=3)
     dataset = load(config)
@@ -70,3 +95,15 @@ def test_a_run_trains_on_what_its_flags_say(data_dir):
     right = load(Config(data_dir=data_dir, train_images=200))
     assert 60 < changed(dataset, right).sum() <= 100
     np.testing.assert_array_equal(load(config).train.label, dataset.train.label)
+
+
+def test_the_test_images_of_a_folder_are_not_the_first(tmp_path):
+    """Nor the same numbers of each class: names often tell when a picture was taken."""
+    files = {name: [tmp_path / name / f"{i:03}.png" for i in range(100)] for name in ("cat", "dog")}
+    train, test = split("./photos", tmp_path, files, 0.2, by_folder=False)
+    for name, those in files.items():
+        assert sorted(train[name] + test[name]) == those
+        assert len(test[name]) == 20
+        middle = np.mean([int(path.stem) for path in test[name]])
+        assert 30 < middle < 70
+    assert {path.name for path in test["cat"]} != {path.name for path in test["dog"]}

@@ -83,13 +83,13 @@ class Dataset:
         )
 
 
-def mean_and_std(image: Any) -> tuple[Any, Any]:
+def mean_and_std(image: Any, *, chunk: int = _CHUNK) -> tuple[Any, Any]:
     """Of each channel of uint8 images `[n, height, width, channels]`, float32 `[channels]`; of whole numbers, exact."""
     total, squares = (np.zeros(image.shape[-1], np.int64) for _ in range(2))
-    for start in range(0, len(image), _CHUNK):
-        chunk = image[start : start + _CHUNK]
-        total += chunk.sum(axis=(0, 1, 2), dtype=np.int64)
-        squares += np.einsum("nhwc,nhwc->c", chunk, chunk, dtype=np.int64)
+    for start in range(0, len(image), chunk):
+        some = image[start : start + chunk]
+        total += some.sum(axis=(0, 1, 2), dtype=np.int64)
+        squares += np.einsum("nhwc,nhwc->c", some, some, dtype=np.int64)
     n = image[..., 0].size
     mean = total / n
     variance = squares / n - mean**2
