@@ -112,7 +112,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/data/feeding.py", "_order(key_data, epoch + 1,", "_order(key_data, epoch,", "training/test_by_hand.py::test_a_run_alone"),
     ("training/data/feeding.py", "jax.random.fold_in(key, epoch), n)", "jax.random.fold_in(key, epoch - 1), n)", "training/test_by_hand.py::test_seeds_trained_as_one"),
     ("training/data/feeding.py", "slice(process * part, (process + 1) * part)", "slice(0, part)", "training/test_feeding.py::test_each_process_reads_its_part"),
-    ("training/averaging.py", "jnp.minimum(decay, (1 + step)", "jnp.minimum(decay, step", "training/test_step.py::test_averaged_weights_are_evaluated"),
+    ("training/ema.py", "jnp.minimum(decay, (1 + step)", "jnp.minimum(decay, step", "training/test_step.py::test_averaged_weights_are_evaluated"),
     ("training/optimizers.py", "momentum: float | optax.Schedule = 0.9", "momentum: float | optax.Schedule = 0.9 if schedule != 'cosine' else 0.95", "parity/test_optimizer.py::test_momentum_stays_at_its_value_on_all_but_one_cycle"),
     ("training/optimizers.py", "0.1 ** at.count(step)", "0.1", "parity/test_optimizer.py::test_milestones_in_one_step_divide_twice"),
     # Data.

@@ -45,16 +45,17 @@ def parse(
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
-    parser.add_argument("--resume", nargs="?", const="")
-    _require_once(args)
+    parser.add_argument("--resume", nargs="?", const="", action="append")
     given, flags = parser.parse_known_args(args)
     hidden = {f"--{name.replace('_', '-')}" for name in kind.HIDDEN}
     typed = {word.partition("=")[0].replace("_", "-") for word in args}
     for flag in sorted(hidden & typed):
         raise UserError(f"{flag} is not a flag of this command, which gives each of its runs its own: drop it.")
     saved = _saved_flags(given.config, kind) if given.config else []
-    if given.resume is not None:
-        saved += _flags_of_run(given.resume, kind) if given.resume else []
+    if given.resume:
+        runs = {folder for folder in given.resume if folder}
+        require(len(runs) < 2, f"--resume is given {' and '.join(sorted(runs))}: one run at a time.")
+        saved += [flag for folder in runs for flag in _flags_of_run(folder, kind)]
         flags = ["--resume", *flags]
     # Groups whose names need not stand before their flags: --epochs, not --optimisation.epochs.
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
@@ -70,13 +71,6 @@ def parse(
         where = f"--config: '{given.config}': " if unknown[0] in saved else ""
         raise UserError(where + _unknown(unknown[0], kind))
     return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
-
-
-def _require_once(args: Sequence[str]) -> None:
-    """Of a flag that is given twice, the last would be taken without a word."""
-    flags = [word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")]
-    twice = sorted({flag for flag in flags if flags.count(flag) > 1})
-    require(not twice, f"{', '.join(twice)} is given twice: drop one.")
 
 
 def _unknown(word: str, kind: type[Config]) -> str:

@@ -256,7 +256,7 @@ def test_a_method_that_failed_is_shown_with_its_reason(batch_seeds, data_dir, tm
     assert {line["method"] for line in lines if line["status"] == "failed"} == {"mixup:0.4"}
     assert all("may be too high" in line["reason"] for line in lines if line["status"] == "failed")
     page = (tmp_path / "it" / "report.html").read_text()
-    assert "MixUp, alpha 0.4 failed in 2 of 2 runs: --learning-rate" in page
+    assert "MixUp, alpha 0.4 failed in 2 of 2 runs: the " in page
     assert "MixUp, alpha 0.4 with 50% random labels failed in 2 of 2 runs" in page
     assert "CutMix" in page
 

@@ -102,6 +102,17 @@ def test_two_processes_with_different_flags_are_told(data_dir, tmp_path):
         assert "--process-id: --alpha is 0.4 in process 0, but 1.0 in process 1: all processes need" in told
 
 
+def test_what_one_process_cannot_do_ends_both(data_dir, tmp_path):
+    """Else the other would wait for it, for minutes."""
+    own = (["--data-dir", data_dir], ["--data-dir", data_dir, "--dataset", "./nowhere"])
+    (first, _, told_first), (second, _, told_second) = two_processes("--out", str(tmp_path / "runs"), of_each=own)
+    assert (first, second) == (2, 2)
+    sentence = "--dataset ./nowhere: there is no such folder"
+    assert f"train.py: in process 1: {sentence}" in told_first
+    assert f"train.py: {sentence}" in told_second
+    assert not (tmp_path / "runs").exists()
+
+
 def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
     done = two_processes("--data-dir", data_dir, "--out", str(tmp_path), "--name", "two")
     assert [status for status, *_ in done] == [0, 0], done

@@ -75,6 +75,10 @@ def test_the_folder_of_a_run_is_all_that_resume_needs(tmp_path):
         assert (config.mix, config.alpha, config.epochs, config.milestones) == ("mixup", 0.3, 7, (0.5,))
         assert choose_folder(config) == tmp_path / "some run"
     assert parse(["--resume", str(given), "--checkpoint-every", "5"], Config).checkpoint_every == 5
+    for twice in (["--resume", str(given), "--resume"], ["--resume", "--resume", str(given)]):
+        assert parse(twice, Config) == config
+    with pytest.raises(UserError, match=r"^--resume is given a and b: one run at a time\.$"):
+        parse(["--resume", "a", "--resume", "b"], Config)
     assert parse(["--resume", "--epochs", "7"], Config) == Config(resume=True, epochs=7)
     assert parse(["--epochs", "7", "--resume"], Config) == Config(resume=True, epochs=7)
     with pytest.raises(
