@@ -75,6 +75,8 @@ class _Method:
 
     def _partners(self, key: Key[Array, ""], n: int) -> Array:
         _checks.check_divides(self.groups, n)
+        if self.groups == n > 1:
+            raise ValueError(f"groups must leave two samples or more in each, or none has a partner: got {n} of {n}.")
         return _sampling.partners(key, n, self.partner, self.groups)
 
 

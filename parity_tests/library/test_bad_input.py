@@ -139,6 +139,7 @@ CASES = {
     "lam nan": (ValueError, "lam must be from 0 to 1, got nan", lambda: jax_mix.Mix(np.nan, MIX.partner).blend(X)),
     "groups": (ValueError, "groups must be a whole number of 1 or more, got 0", lambda: jax_mix.MixUp(1.0, groups=0)),
     "groups of a batch": (ValueError, "groups must divide the batch of 4 samples, got 3", lambda: jax_mix.MixUp(1.0, groups=3).sample(KEY, X.shape)),
+    "groups of one": (ValueError, "groups must leave two samples or more in each, .* got 4 of 4", lambda: jax_mix.MixUp(1.0, groups=4).sample(KEY, X.shape)),
     "partner of another group": (ValueError, r"partner must be of the same of 2 groups of 2, got \[1, 0, 3, 0\]", lambda: jax_mix.Mix(0.5, np.array([1, 0, 3, 0]), groups=2).blend(X)),
     "partner of floats": (ValueError, "partner must be whole numbers from 0 to 3", lambda: jax_mix.Mix(0.5, np.ones(4)).blend(X)),
     "a layer index out of range": (ValueError, "layer must be a name or an index into layers, .'input',., got 1", lambda: jax_mix.forward(MLP, ROW, at(np.int32(1)))),
