@@ -42,6 +42,7 @@ def flags(config):
     hints = typing.get_type_hints(config)
     names = [field.name for field in dataclasses.fields(config) if field.name not in config.HIDDEN]
     every = {f"--{name.replace('_', '-')}": values(hints[name]) for name in names}
+    every["--width"] = st.sampled_from(["-1", "0", "1", "4", "wide"]).map(lambda value: [value])  # a wide one is made
     return st.lists(st.sampled_from(sorted(every)), max_size=4, unique=True).flatmap(
         lambda names: st.tuples(*(every[name].map(lambda value, name=name: [name, *value]) for name in names))
     )
