@@ -2,84 +2,174 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+import collections
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen, nnx
 
 from jax_mix._checks import batch_size, suggest
-from jax_mix._layers import Layer, in_loop, not_found
+from jax_mix._layers import OUTPUT, Found, Layer, in_loop, listing, not_found
 from jax_mix._mix import INPUT
 from jax_mix._paths import glob, under
 from jax_mix._points import LinenMixPoint, MixPoint
 
 _CONTAINERS = (nnx.Sequential, linen.Sequential)
 _NORMS = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm")
-_RECURRENT = ("RNN", "RNNCellBase", "Bidirectional")
-_NEVER = tuple(getattr(flax, name) for flax in (nnx, linen) for name in ("Dropout", *_NORMS, *_RECURRENT))
+_NORM_TYPES, _DROPOUT, _CELLS = (
+    tuple(getattr(flax, name) for flax in (nnx, linen) for name in names)
+    for names in (_NORMS, ("Dropout",), ("RNNCellBase",))
+)
 
 
-def choose(model: Any, x: Any, found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
-    """The names among `found` that paths, globs and types select, in running order; None chooses as ManifoldMixupV2.
+class Choice(NamedTuple):
+    """The names of the layers that were chosen, in running order, and why each was."""
 
-    A path must name a layer whose output is a batch of floats, as that of `x` is; the others pass over the rest.
+    layers: tuple[str, ...]
+    why: dict[str, str]
+
+
+def choose(model: Any, x: Any, found: Found, wanted: tuple[str | type, ...] | None, *, strict: bool) -> Choice:
+    """The layers in `found` that paths, globs and types select; None chooses.
+
+    A path must name a layer whose output is a batch of floats; the others pass over the rest. A layer that was asked
+    for and is no cut is warned of, with `strict` refused.
     """
-    n = batch_size(x, "x")
-    mixable = tuple(l for l in found if _is_batch(l.output, n) and not l.looped)
+    mixable = tuple(l for l in found.layers if l.batch and not l.looped)
     if wanted is None:
-        chosen = _choose_automatically(mixable)
+        why = _choose_automatically(found, mixable)
     else:
-        chosen = set()
+        why = {}
         for want in wanted:
-            if isinstance(want, type):
-                hits = {l.name for l in mixable if issubclass(l.type, want)}
-                if not hits:
-                    types = sorted({l.type.__name__ for l in mixable})
-                    raise ValueError(
-                        f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}"
-                    )
-            else:
-                hits = {l.name for l in mixable if glob(want).fullmatch(l.name)}
-                if not hits and want != INPUT:
-                    for layer in found:
-                        if layer.name == want:
-                            if layer.looped:
-                                raise ValueError(in_loop(f"layers has {want!r}, which"))
-                            shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", layer.output)
-                            raise ValueError(f"layers has {want!r}, whose output is no batch of {n} floats: {shapes}.")
-                    raise ValueError(not_found(f"layers has {want!r}, which", want, model, mixable))
-            chosen |= hits
-    return tuple(l.name for l in found if l.name in chosen)
+            why |= dict.fromkeys(_asked_for(model, x, found, mixable, want), "named")
+    choice = Choice(tuple(l.name for l in found.layers if l.name in why), why)
+    _check_cuts([l for l in mixable if l.name in why], strict)
+    return choice
 
 
-def _choose_automatically(found: tuple[Layer, ...]) -> set[str]:
-    """Marks, else outermost blocks, else every innermost module that is no container, Dropout, norm or recurrent."""
-    marks = {l.name for l in found if issubclass(l.type, (MixPoint, LinenMixPoint))}
+def _asked_for(model: Any, x: Any, found: Found, mixable: tuple[Layer, ...], want: str | type) -> set[str]:
+    if isinstance(want, type):
+        hits = {l.name for l in mixable if issubclass(l.type, want)}
+        if not hits:
+            types = sorted({l.type.__name__ for l in mixable})
+            raise ValueError(
+                f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}"
+            )
+        return hits
+    hits = {l.name for l in mixable if glob(want).fullmatch(l.name)}
+    if hits or want == INPUT:
+        return hits
+    for layer in found.layers:
+        if layer.name == want:
+            if layer.looped:
+                raise ValueError(in_loop(f"layers has {want!r}, which"))
+            shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", layer.output)
+            n = batch_size(x, "x")
+            raise ValueError(f"layers has {want!r}, whose output is no batch of {n} floats: {shapes}.")
+    raise ValueError(not_found(f"layers has {want!r}, which", want, model, mixable))
+
+
+def _check_cuts(chosen: list[Layer], strict: bool) -> None:
+    """Mixing where something goes around puts noise on the labels: say so once, or refuse."""
+    passed = [l for l in chosen if not l.cut]
+    if not passed:
+        return
+    told = listing(f"{l.name!r} ({l.around})" for l in passed)
+    message = (
+        f"the batch also goes around {told}, so that the labels would be mixed more than the features. Layers at which "
+        "mixing is exact: print(method.explain(model, image))."
+    )
+    if strict:
+        raise ValueError(f"strict=True, but {message}")
+    warnings.warn(message, stacklevel=4)
+
+
+def _choose_automatically(found: Found, mixable: tuple[Layer, ...]) -> dict[str, str]:
+    """Marks; else cuts that are neither the input nor the output again: blocks first, then single layers."""
+    marks = {l.name: "marked" for l in mixable if issubclass(l.type, (MixPoint, LinenMixPoint))}
     if marks:
         return marks
-    # The class's own name is tested, not its import path, in which ManifoldMixupV2 also finds "blocks.py".
-    blocks = {l.path for l in found if re.search("block|bottleneck", l.type.__name__.lower())}
-    if not blocks:
-        barred = {l.path for l in found if issubclass(l.type, _NEVER)}
-        paths = {l.path for l in found}
-        blocks = {
-            l.path
-            for l in found
-            if not issubclass(l.type, _CONTAINERS)
-            and not any(l.path == b or under(l.path, b) for b in barred)
-            # Flax's own modules count as one, MultiHeadAttention too; a user's only if nothing runs inside.
-            and (l.type.__module__.startswith("flax.") or not any(under(p, l.path) for p in paths))
-        }
-    outermost = {p for p in blocks if not any(under(p, q) for q in blocks)}
-    if not outermost:
-        raise ValueError("no eligible layer was found in the model: name them in layers, or mark them with MixPoint.")
-    return {l.name for l in found if l.path in outermost}
-
-
-def _is_batch(output: Any, n: int) -> bool:
-    leaves = jax.tree.leaves(output)
-    return bool(leaves) and all(
-        hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[:1] == (n,) for a in leaves
+    exact = [l for l in mixable if l.cut]
+    if not [l for l in exact if l.same_as not in (INPUT, OUTPUT)]:
+        # Then as if a further argument, say a mask of padding, were no path; it is warned of.
+        exact = [l for l in mixable if l.cut or l.name in found.but_for_arguments]
+    between = [l for l in exact if l.same_as not in (INPUT, OUTPUT)]
+    inner = {l.name: [i for i in mixable if under(i.name, l.name)] for l in mixable}
+    blocks = _blocks(mixable, {l.name for l in exact}, {l.name for l in between}, inner)
+    singles = [l for l in between if not inner[l.name] or _is_flax(l.type)]
+    singles = [l for l in singles if not any(under(l.name, o.name) and _is_flax(o.type) for o in singles)]
+    plain = [l for l in singles if not issubclass(l.type, (*_NORM_TYPES, *_DROPOUT, *_CELLS))]
+    norms = [l for l in singles if issubclass(l.type, _NORM_TYPES)]
+    for tier, why in (
+        *((b, "a block") for b in blocks),
+        (plain, "a layer between"),
+        (norms, "a norm: there is nothing else"),
+    ):
+        names = {l.name for l in tier}
+        if chosen := _one_for_each_value([l for l in between if l.name in names]):
+            return dict.fromkeys(chosen, why)
+    same = [f"{l.name!r} (the same as at the {l.same_as or 'output'})" for l in exact]
+    raise ValueError(
+        "no eligible layer was found in the model: between its input and its output, mixing is exact at none of them"
+        f"{f'; it is at {listing(same)}' if same else ''}. Mark a place with MixPoint, or name layers."
     )
+
+
+def _blocks(
+    mixable: tuple[Layer, ...], exact: set[str], between: set[str], inner: dict[str, list[Layer]]
+) -> Iterator[list[Layer]]:
+    """The model's blocks, likeliest first: classes that hold other layers, of which it has two or more.
+
+    A block is what the batch branches in, as a residual block, if there are any such. A stage or stack of blocks is
+    its blocks. Then a single block; last, classes of which some are no cuts (a U-Net's).
+    """
+    classes: dict[Any, list[Layer]] = collections.defaultdict(list)
+    for l in mixable:
+        if issubclass(l.type, _CONTAINERS):  # alike only if they hold the same types of layers
+            classes[l.type, frozenset(i.type for i in inner[l.name])].append(l)
+        elif inner[l.name] and not _is_flax(l.type):
+            classes[l.type].append(l)
+    cut = {t: ls for t, ls in classes.items() if all(l.name in exact for l in ls)}
+    branching = {t: ls for t, ls in cut.items() if any(i.name not in exact for l in ls for i in inner[l.name])}
+    yield _outermost(_repeated(branching))
+    yield _outermost(_repeated(cut))
+    single = [l for ls in branching.values() for l in ls]
+    yield [l for l in single if not any(under(b.name, l.name) for b in single)]
+    several = {t: ls for t, ls in _repeated(classes).items() if not issubclass(ls[0].type, _CONTAINERS)}
+    yield _outermost({t: [l for l in ls if l.name in between] for t, ls in several.items()})
+
+
+def _outermost(classes: dict[Any, list[Layer]]) -> list[Layer]:
+    """The blocks of `classes` that are in no other, less the stacks of others."""
+    stacks = {t for t, ls in classes.items() for u, us in classes.items() if u != t and _is_stack(ls, us)}
+    blocks = [l for t, ls in classes.items() if t not in stacks for l in ls]
+    blocks = [l for l in blocks if not any(b.type is l.type and under(b.name, l.name) for b in blocks)]
+    return [l for l in blocks if not any(under(l.name, b.name) for b in blocks)]
+
+
+def _repeated(classes: dict[Any, list[Layer]]) -> dict[Any, list[Layer]]:
+    return {t: ls for t, ls in classes.items() if len(ls) > 1}
+
+
+def _is_stack(stages: list[Layer], blocks: list[Layer]) -> bool:
+    """Whether two or more of `blocks` stand beside each other in one of `stages`; for a plain container, one will do."""
+    for stage in stages:
+        parents = [b.name.rpartition(".")[0] for b in blocks if under(b.name, stage.name)]
+        if len(parents) > len(set(parents)) or (parents and issubclass(stage.type, _CONTAINERS)):
+            return True
+    return False
+
+
+def _is_flax(type_: type) -> bool:
+    """Flax's own modules count as one layer, MultiHeadAttention too; its containers do not."""
+    return type_.__module__.startswith("flax.") and not issubclass(type_, _CONTAINERS)
+
+
+def _one_for_each_value(layers: Iterable[Layer]) -> list[str]:
+    """The first of those that are the same."""
+    first: dict[str, str] = {}
+    for l in layers:
+        first.setdefault(l.same_as or l.name, l.name)
+    return list(first.values())

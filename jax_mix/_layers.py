@@ -3,88 +3,123 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from flax import linen, nnx
 
 from jax_mix._checks import shown, suggest
+from jax_mix._cuts import Flows, mark
+from jax_mix._mix import INPUT
 from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
-_MARK = "jax_mix_layer"  # marks a layer's output in a program
+OUTPUT = "output"  # what a layer is the same as, if mixing there is mixing what the model returns
 
 
 class Layer(NamedTuple):
-    """One layer of a model: its name, the module's type, and the shapes and dtypes it puts out."""
+    """One layer of a model, and what mixing there would mean."""
 
     name: str
     type: type
-    output: PyTree[jax.ShapeDtypeStruct]
+    output: PyTree[jax.ShapeDtypeStruct]  # the shapes and dtypes it puts out
     path: str  # the name without the iteration of a scanned block
     looped: bool  # a loop runs it with the same weights each time: it cannot be mixed at one call alone
+    batch: bool  # it puts out a batch of floats that depends on what the model is called with
+    cut: bool  # every path of the batch to the model's output goes through it: mixing there is exact
+    around: str  # else: what goes around it
+    same_as: str  # mixing there is the same as at "input", at "output" or at this earlier layer; "" if it is neither
+
+
+class Found(NamedTuple):
+    """The layers of a model, and the names of those that nothing goes around but further arguments."""
+
+    layers: tuple[Layer, ...]
+    but_for_arguments: frozenset[str]
 
 
 def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> tuple[Layer, ...]:
-    """The layers of a model, in the order in which they first run.
+    """The layers of a model, in the order in which they first run, and what mixing at each would mean.
 
     The model is traced on shapes alone: nothing is computed and nothing changes.
 
     Args:
       model: a Flax NNX model, or a Flax Linen module with its `variables`.
-      *args, **kwargs: an example of what the model is called with; arrays or `jax.ShapeDtypeStruct`s.
+      *args, **kwargs: an example of what the model is called with; arrays or `jax.ShapeDtypeStruct`s. Those whose
+        first axis is as long as that of the first argument are batches too, and go around every hidden layer.
       variables: a Linen model's variables, arrays or shapes.
 
     Returns:
-      A tuple of `Layer(name, type, output, path, looped)`.
+      A tuple of `Layer(name, type, output, path, looped, batch, cut, around, same_as)`.
 
     Raises:
       TypeError: `model` is no Flax model.
       ValueError: there is no example input; or the model's blocks are scanned in a way that cannot be followed.
 
-    Source: the modules that a forward hook of PyTorch would see.
+    Source: the modules that a forward hook of PyTorch would see. Cuts are this library's own.
 
     >>> import jax, jax_mix
     >>> from flax import nnx
     >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
     >>> for layer in jax_mix.list_layers(model, jax.ShapeDtypeStruct((16, 4), "float32")):
-    ...     print(layer.name, layer.type.__name__, layer.output.shape)
-    layers.0 Linear (16, 8)
-    layers.2 Linear (16, 2)
+    ...     print(layer.name, layer.type.__name__, layer.output.shape, layer.cut, layer.same_as)
+    layers.0 Linear (16, 8) True input
+    layers.2 Linear (16, 2) True output
     """
+    return find_layers(model, *args, variables=variables, **kwargs).layers
+
+
+def find_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> Found:
+    """What `list_layers` tells, and a little more."""
     if not args:
         raise ValueError("an example of what the model is called with is needed, as in method.bind(model, image).")
+    n = _length(args[0])
     found: dict[str, tuple[type, int | None, Any]] = {}
 
     def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any) -> Any:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
         found.setdefault(path, (type_, stacked, shapes))
-        mark = functools.partial(checkpoint_name, name=f"{_MARK}:{path}")  # to find it in the jaxpr; an identity
-        return jax.tree.map(lambda a: mark(a) if isinstance(a, jax.Array) else a, output)
+        leaves, tree = jax.tree.flatten(output)
+        marked = [mark(path, i, a) if _is_batch(a, n) else a for i, a in enumerate(leaves)]
+        return jax.tree.unflatten(tree, marked)
 
-    leaves, tree = jax.tree.flatten((variables, args, kwargs), is_leaf=lambda a: isinstance(a, nnx.Pytree))
+    entries, tree = jax.tree_util.tree_flatten_with_path(
+        (variables, args, kwargs), is_leaf=lambda a: isinstance(a, nnx.Pytree)
+    )
+    leaves = [leaf for _, leaf in entries]
     is_array = [isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) for leaf in leaves]
-
     arrays = [leaf for a, leaf in zip(is_array, leaves, strict=True) if a]
+    names = _names(model, len(args))
+    argument = [
+        None if at[0].idx == 0 else names[at[1].idx] if at[0].idx == 1 else at[1].key  # type: ignore[attr-defined]
+        for a, (at, _) in zip(is_array, entries, strict=True)
+        if a
+    ]
+    batched = [name is not None and np.shape(a)[:1] == (n,) for name, a in zip(argument, arrays, strict=True)]
+    sources = list(dict.fromkeys([names[0], *(name for name, b in zip(argument, batched, strict=True) if b)]))
 
-    def trace(arrays: list[Any], hook: Hook | None) -> None:
+    def trace(arrays: list[Any], hook: Hook | None) -> list[Any]:
         # Copies of what NNX mutates (the model, Rngs) belong to this trace alone.
         remaining = iter(arrays)
         full = [next(remaining) if a else fresh(leaf) for a, leaf in zip(is_array, leaves, strict=True)]
         variables, args, kwargs = jax.tree.unflatten(tree, full)
-        run(fresh(model), variables, args[1:], kwargs, args[0], hook, None)
+        y = run(fresh(model), variables, args[1:], kwargs, args[0], hook, None)
+        if isinstance(model, linen.Module) and kwargs.get("mutable", False) is not False:
+            y = y[0]  # the other is what changed of the variables
+        return [leaf for leaf in jax.tree.leaves(y) if isinstance(leaf, jax.Array)]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is really run
         try:
-            program = jax.make_jaxpr(functools.partial(trace, hook=hook))(arrays)
+            program, outputs = jax.make_jaxpr(functools.partial(trace, hook=hook), return_shape=True)(arrays)
         except (IndexError, TypeError, ValueError) as error:
             jax.eval_shape(functools.partial(trace, hook=None), arrays)  # what the model itself raises comes first
             raise ValueError(
@@ -92,32 +127,130 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
                 "scanned over weights in a way that cannot be followed, nested or stacked along another axis than the "
                 "first. Name layers outside of that scan by plain paths, and do without bind."
             ) from error
+        fixed = _no_batch_axis(trace, arrays, batched, found, n)
 
-    in_loops = _in_loops(program.jaxpr)
-    layers = []
-    for path, (type_, stacked, output) in found.items():
-        if stacked is None:
-            layers.append(Layer(path, type_, output, path, path in in_loops))
+    counts = [out.shape[:1] == (n,) for out in outputs]
+    flows = Flows(
+        program,
+        [sources.index(name) if b else None for name, b in zip(argument, batched, strict=True)],
+        {path: stacked for path, (_, stacked, _) in found.items()},
+        counts if any(counts) else [True] * len(outputs),
+        fixed,
+    )
+    return _described(found, flows, sources)
+
+
+def _described(found: dict[str, tuple[type, int | None, Any]], flows: Flows, sources: list[str]) -> Found:
+    order: dict[str, list[tuple[str, int, str]]] = {}  # the outermost stack of some paths -> (path, iteration, name)
+    for path, (_, stacked, _) in found.items():
+        stack = min([path, *(p for p in found if under(path, p) and found[p][1] is not None)], key=len)
+        iterations = [(path, i, with_iteration(path, stack, i)) for i in range(stacked or 0)]
+        order.setdefault(stack, []).extend([(path, 0, path)] if stacked is None else iterations)
+    listed = [entry for entries in order.values() for entry in sorted(entries, key=lambda e: e[1])]  # stable
+    names = {flows.number(path, iteration): name for path, iteration, name in listed}
+
+    layers: list[Layer] = []
+    distinct: list[int] = []  # cuts that are the same as no earlier one
+    but_for_arguments = set()
+    for path, iteration, name in listed:
+        k = flows.number(path, iteration)
+        batch = any(flows.carries_batch(k, leaf) for leaf in flows.at.get(k, ()))
+        passed = flows.around(k)
+        cut, told, same_as = batch and not passed, "", ""
+        if batch and 0 not in passed:
+            if flows.like_input(k):
+                same_as = INPUT
+            elif flows.like_output(k):
+                same_as = OUTPUT
+            else:
+                same_as = next((names[j] for j in distinct if flows.like(k, j)), "")
+                distinct += [] if same_as else [k]
+            if not cut:
+                but_for_arguments.add(name)
+                told = f"through {listing(f'the argument {sources[s]!r}' for s in passed)}"
+        elif batch and not flows.reaches(k):
+            told = "it does not reach the model's output"
+        elif batch:
+            told = _detour(*flows.detour(k), names)
+        type_, _, output = found[path]
+        looped = path in flows.in_loops
+        layers.append(Layer(name, type_, output, path, looped, batch, cut, told, same_as))
+    return Found(tuple(layers), frozenset(but_for_arguments))
+
+
+def _detour(start: int | None, beside: list[int], end: int | None, names: dict[int, str]) -> str:
+    if beside:
+        beside_names = [names[j] for j in beside]
+        return f"through {listing(repr(a) for a in beside_names if not any(under(a, b) for b in beside_names))}"
+    return (
+        f"from {'the input' if start is None else repr(names[start])} "
+        f"to {'the output' if end is None else repr(names[end])}"
+    )
+
+
+def _no_batch_axis(
+    trace: Any, arrays: list[Any], batched: list[bool], found: Any, n: int | None
+) -> set[tuple[str, int]]:
+    """Leaves (path, number) of outputs whose first axis is as long as the batch by chance: with another batch it stays.
+
+    Only where another axis is as long too can that be in doubt; then the model is traced again, on a longer batch.
+    """
+    shapes = {
+        path: [getattr(a, "shape", ()) for a in jax.tree.leaves(output)] for path, (_, _, output) in found.items()
+    }
+    if not any(shape[:1] == (n,) and n in shape[1:] for leaves in shapes.values() for shape in leaves):
+        return set()
+    for longer in (n + 1, 2 * n):
+        seen: dict[str, Any] = {}
+        hook = functools.partial(_note_shapes, seen)
+        other = [
+            jax.ShapeDtypeStruct((longer, *a.shape[1:]), a.dtype) if b else a
+            for a, b in zip(arrays, batched, strict=True)
+        ]
+        try:
+            jax.eval_shape(functools.partial(trace, hook=hook), other)
+        except Exception:  # a model may want batches of one size
             continue
-        ancestors = [p for p in found if under(path, p) and found[p][1] is not None]
-        names = [with_iteration(path, min([path, *ancestors], key=len), i) for i in range(stacked)]
-        layers.extend(Layer(name, type_, output, path, False) for name in names)
-    return tuple(layers)
+        return {
+            (path, i)
+            for path, leaves in shapes.items()
+            for i, (shape, now) in enumerate(zip(leaves, seen.get(path, leaves), strict=False))
+            if shape[:1] == (n,) and now[:1] != (longer,)
+        }
+    return set()
 
 
-def _in_loops(jaxpr: Jaxpr, looped: bool = False) -> set[str]:
-    """The paths of marked outputs that a program computes inside of a loop."""
-    paths = set()
-    for equation in jaxpr.eqns:
-        name = str(equation.params.get("name", ""))
-        if looped and name.startswith(_MARK + ":"):
-            paths.add(name.removeprefix(_MARK + ":"))
-        inside = looped or equation.primitive.name in ("scan", "while")
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, Jaxpr)):
-            inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-            if isinstance(inner, Jaxpr):
-                paths |= _in_loops(inner, inside)
-    return paths
+def _note_shapes(seen: dict[str, Any], path: str, *args: Any) -> Any:
+    output = args[-1]
+    seen.setdefault(path, [getattr(a, "shape", ()) for a in jax.tree.leaves(output)])
+    return output
+
+
+def _length(x: Any) -> int | None:
+    """The batch's size, None if `x` is no batch."""
+    shapes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+    return next(iter(shapes))[0] if len(shapes) == 1 and () not in shapes else None
+
+
+def _is_batch(a: Any, n: int | None) -> bool:
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[:1] == (n,)
+
+
+def _names(model: Any, n: int) -> list[str]:
+    """The names of a model's first `n` arguments."""
+    try:
+        parameters = list(inspect.signature(type(model).__call__).parameters.values())[1:]
+    except (TypeError, ValueError):
+        parameters = []
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [names[i] if i < len(names) else f"argument {i + 1}" for i in range(n)]
+
+
+def listing(names: Iterable[str], limit: int = 3) -> str:
+    """Names in a sentence: a, b and c, or a, b and 4 more."""
+    names = list(names)
+    names = names if len(names) <= limit else [*names[: limit - 1], f"{len(names) - limit + 1} more"]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def in_loop(what: str) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jax_mix import _checks, _sampling
 from jax_mix._choosing import choose
-from jax_mix._layers import list_layers
+from jax_mix._layers import find_layers
 from jax_mix._mix import INPUT, Mix
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class ManifoldMixup(_Method):
         if not self.use_input and all(l == INPUT for l in self.layers):
             raise ValueError(f"layers must name at least one layer when use_input is False, got {self.layers}.")
 
-    def bind(self, model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> ManifoldMixup:
+    def bind(self, model: Any, *args: Any, variables: Any = None, strict: bool = False, **kwargs: Any) -> ManifoldMixup:
         """Find this method's layers in `model`: the same method with `layers` as plain paths, in running order.
 
         The model is traced on shapes alone, nothing is computed or changed, so a typo or a layer that never
@@ -192,8 +192,8 @@ class ManifoldMixup(_Method):
                     f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
                     "token ids mix at hidden layers only, use_input=False."
                 )
-        found = list_layers(model, *args, variables=variables, **kwargs)
-        return dataclasses.replace(self, layers=choose(model, args[0], found, self.layers))
+        found = find_layers(model, *args, variables=variables, **kwargs)
+        return dataclasses.replace(self, layers=choose(model, args[0], found, self.layers, strict=strict).layers)
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int], *, layer: str | None = None) -> Mix:
         """Draw one batch's lambdas, partners and layer.
