@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen, nnx
 
+from jax_mix._call import Call
 from jax_mix._checks import batch_size, suggest
 from jax_mix._layers import Layer, in_loop, not_found
+from jax_mix._leaves import mixed_leaves, shapes
 from jax_mix._mix import INPUT
-from jax_mix._paths import glob, under
+from jax_mix._paths import glob, split_selector, under
 from jax_mix._points import LinenMixPoint, MixPoint
 
 _CONTAINERS = (nnx.Sequential, linen.Sequential)
@@ -21,18 +20,19 @@ _RECURRENT = ("RNN", "RNNCellBase", "Bidirectional")
 _NEVER = tuple(getattr(flax, name) for flax in (nnx, linen) for name in ("Dropout", *_NORMS, *_RECURRENT))
 
 
-def choose(model: Any, x: Any, found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
+def choose(call: Call, found: tuple[Layer, ...], wanted: tuple[str | type, ...] | None) -> tuple[str, ...]:
     """The names among `found` that paths, globs and types select, in running order; None chooses as ManifoldMixupV2.
 
-    A path must name a layer whose output is a batch of floats, as that of `x` is; the others pass over the rest.
+    A path must name a layer whose output is a batch of floats, as the call's input is; the others pass over the rest.
     """
-    n = batch_size(x, "x")
-    mixable = tuple(l for l in found if _is_batch(l.output, n) and not l.looped)
+    n = batch_size(call.inputs, call.what)
+    mixable = tuple(l for l in found if any(mixed_leaves(l.output, (), n)) and not l.looped)
     if wanted is None:
-        chosen = _choose_automatically(mixable)
+        chosen = {name: [name] for name in _choose_automatically(mixable)}
     else:
-        chosen = set()
+        chosen = {}
         for want in wanted:
+            selector = None
             if isinstance(want, type):
                 hits = {l.name for l in mixable if issubclass(l.type, want)}
                 if not hits:
@@ -41,17 +41,22 @@ def choose(model: Any, x: Any, found: tuple[Layer, ...], wanted: tuple[str | typ
                         f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}"
                     )
             else:
+                want, selector = split_selector(want)
                 hits = {l.name for l in mixable if glob(want).fullmatch(l.name)}
                 if not hits and want != INPUT:
                     for layer in found:
                         if layer.name == want:
                             if layer.looped:
                                 raise ValueError(in_loop(f"layers has {want!r}, which"))
-                            shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", layer.output)
-                            raise ValueError(f"layers has {want!r}, whose output is no batch of {n} floats: {shapes}.")
-                    raise ValueError(not_found(f"layers has {want!r}, which", want, model, mixable))
-            chosen |= hits
-    return tuple(l.name for l in found if l.name in chosen)
+                            told = f"whose output is no batch of {n} floats: {shapes(layer.output)}."
+                            raise ValueError(f"layers has {want!r}, {told}")
+                    raise ValueError(not_found(f"layers has {want!r}, which", want, call.model, mixable))
+            for hit in hits:
+                chosen.setdefault(hit, []).append(hit if selector is None else f"{hit}[{selector}]")
+    for layer in found:
+        for name in chosen.get(layer.name, ()):
+            mixed_leaves(layer.output, (), n, split_selector(name)[1], f"layer {name!r}")  # refuses what is not there
+    return tuple(dict.fromkeys(name for l in found for name in chosen.get(l.name, ())))
 
 
 def _choose_automatically(found: tuple[Layer, ...]) -> set[str]:
@@ -76,10 +81,3 @@ def _choose_automatically(found: tuple[Layer, ...]) -> set[str]:
     if not outermost:
         raise ValueError("no eligible layer was found in the model: name them in layers, or mark them with MixPoint.")
     return {l.name for l in found if l.path in outermost}
-
-
-def _is_batch(output: Any, n: int) -> bool:
-    leaves = jax.tree.leaves(output)
-    return bool(leaves) and all(
-        hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[:1] == (n,) for a in leaves
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from jax_mix._call import Call, as_call
 from jax_mix._checks import shown, suggest
 from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
@@ -32,7 +34,9 @@ class Layer(NamedTuple):
     looped: bool  # a loop runs it with the same weights each time: it cannot be mixed at one call alone
 
 
-def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> tuple[Layer, ...]:
+def list_layers(
+    model: Any, *args: Any, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any
+) -> tuple[Layer, ...]:
     """The layers of a model, in the order in which they first run.
 
     The model is traced on shapes alone: nothing is computed and nothing changes.
@@ -41,6 +45,7 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
       model: a Flax NNX model, or a Flax Linen module with its `variables`.
       *args, **kwargs: an example of what the model is called with; arrays or `jax.ShapeDtypeStruct`s.
       variables: a Linen model's variables, arrays or shapes.
+      method, mixed: as in `forward`.
 
     Returns:
       A tuple of `Layer(name, type, output, path, looped)`.
@@ -59,17 +64,21 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     layers.0 Linear (16, 8)
     layers.2 Linear (16, 2)
     """
-    if not args:
-        raise ValueError("an example of what the model is called with is needed, as in method.bind(model, image).")
+    return find_layers(as_call(model, args, kwargs, variables, method, mixed))
+
+
+def find_layers(call: Call) -> tuple[Layer, ...]:
+    """`list_layers` of a call."""
     found: dict[str, tuple[type, int | None, Any]] = {}
 
-    def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any) -> Any:
+    def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any, inputs: Any) -> Any:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
         found.setdefault(path, (type_, stacked, shapes))
         mark = functools.partial(checkpoint_name, name=f"{_MARK}:{path}")  # to find it in the jaxpr; an identity
         return jax.tree.map(lambda a: mark(a) if isinstance(a, jax.Array) else a, output)
 
-    leaves, tree = jax.tree.flatten((variables, args, kwargs), is_leaf=lambda a: isinstance(a, nnx.Pytree))
+    given = (call.variables, call.args, call.kwargs)
+    leaves, tree = jax.tree.flatten(given, is_leaf=lambda a: isinstance(a, nnx.Pytree))
     is_array = [isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) for leaf in leaves]
 
     arrays = [leaf for a, leaf in zip(is_array, leaves, strict=True) if a]
@@ -79,7 +88,8 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
         remaining = iter(arrays)
         full = [next(remaining) if a else fresh(leaf) for a, leaf in zip(is_array, leaves, strict=True)]
         variables, args, kwargs = jax.tree.unflatten(tree, full)
-        run(fresh(model), variables, args[1:], kwargs, args[0], hook, None)
+        copy = dataclasses.replace(call, model=fresh(call.model), variables=variables, args=args, kwargs=kwargs)
+        run(copy, hook, None)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is really run
