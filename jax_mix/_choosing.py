@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 from flax import linen, nnx
 
+from jax_mix._call import Call
 from jax_mix._checks import batch_size, suggest
 from jax_mix._layers import OUTPUT, Found, Layer, in_loop, listing, not_found
+from jax_mix._leaves import mixed_leaves, shapes
 from jax_mix._mix import INPUT
-from jax_mix._paths import glob, under
+from jax_mix._paths import glob, split_selector, under
 from jax_mix._points import LinenMixPoint, MixPoint
 
 _CONTAINERS = (nnx.Sequential, linen.Sequential)
@@ -31,7 +32,7 @@ class Choice(NamedTuple):
     why: dict[str, str]
 
 
-def choose(model: Any, x: Any, found: Found, wanted: tuple[str | type, ...] | None, *, strict: bool) -> Choice:
+def choose(call: Call, found: Found, wanted: tuple[str | type, ...] | None, *, use_input: bool, strict: bool) -> Choice:
     """The layers in `found` that paths, globs and types select; None chooses.
 
     A path must name a layer whose output is a batch of floats; the others pass over the rest. A layer that was asked
@@ -41,45 +42,56 @@ def choose(model: Any, x: Any, found: Found, wanted: tuple[str | type, ...] | No
     if wanted is None:
         why = _choose_automatically(found, mixable)
     else:
-        why = {}
-        for want in wanted:
-            why |= dict.fromkeys(_asked_for(model, x, found, mixable, want), "named")
-    choice = Choice(tuple(l.name for l in found.layers if l.name in why), why)
-    _check_cuts([l for l in mixable if l.name in why], strict)
-    return choice
+        why = {name: "named" for want in wanted for name in _asked_for(call, found, mixable, want)}
+    names = [(l, name) for l in found.layers for name in why if split_selector(name)[0] == l.name]
+    _check_exact(call, found, names, use_input, strict)
+    return Choice(tuple(name for _, name in names), why)
 
 
-def _asked_for(model: Any, x: Any, found: Found, mixable: tuple[Layer, ...], want: str | type) -> set[str]:
+def _asked_for(call: Call, found: Found, mixable: tuple[Layer, ...], want: str | type) -> list[str]:
     if isinstance(want, type):
-        hits = {l.name for l in mixable if issubclass(l.type, want)}
+        hits = [l.name for l in mixable if issubclass(l.type, want)]
         if not hits:
             types = sorted({l.type.__name__ for l in mixable})
             raise ValueError(
                 f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}"
             )
-        return hits
-    hits = {l.name for l in mixable if glob(want).fullmatch(l.name)}
+        return [_selected(found, name) for name in hits]
+    want, selector = split_selector(want)
+    hits = [l.name for l in mixable if glob(want).fullmatch(l.name)]
     if hits or want == INPUT:
-        return hits
+        return [_selected(found, hit) if selector is None else f"{hit}[{selector}]" for hit in hits]
+    n = batch_size(call.inputs, call.what)
     for layer in found.layers:
         if layer.name == want:
             if layer.looped:
                 raise ValueError(in_loop(f"layers has {want!r}, which"))
-            shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", layer.output)
-            n = batch_size(x, "x")
-            raise ValueError(f"layers has {want!r}, whose output is no batch of {n} floats: {shapes}.")
-    raise ValueError(not_found(f"layers has {want!r}, which", want, model, mixable))
+            told = f"whose output is no batch of {n} floats that depends on the input: {shapes(layer.output)}."
+            raise ValueError(f"layers has {want!r}, {told}")
+    raise ValueError(not_found(f"layers has {want!r}, which", want, call.model, mixable))
 
 
-def _check_cuts(chosen: list[Layer], strict: bool) -> None:
+def _selected(found: Found, name: str) -> str:
+    return f"{name}[{found.selectors[name]}]" if name in found.selectors else name
+
+
+def _check_exact(call: Call, found: Found, names: list[tuple[Layer, str]], use_input: bool, strict: bool) -> None:
     """Mixing where something goes around puts noise on the labels: say so once, or refuse."""
-    passed = [l for l in chosen if not l.cut]
+    passed = [f"{INPUT!r} (through the argument {argument!r})" for argument in found.arguments if use_input]
+    n = batch_size(call.inputs, call.what)
+    for layer, name in names:
+        selector = split_selector(name)[1]
+        if selector is not None:
+            leaves = mixed_leaves(layer.output, (), n, selector, f"layer {name!r}")
+            layer = next(l for l in found.with_leaves({layer.path: leaves}).layers if l.name == layer.name)
+        if not layer.cut:
+            passed.append(f"{name!r} ({layer.around})")
     if not passed:
         return
-    told = listing(f"{l.name!r} ({l.around})" for l in passed)
     message = (
-        f"the batch also goes around {told}, so that the labels would be mixed more than the features. Layers at which "
-        "mixing is exact: print(method.explain(model, image))."
+        f"the batch also goes around {listing(passed)}: mixed there, labels are blended more than features. "
+        "print(method.explain(model, image)) shows where mixing is exact"
+        + (f"; an argument is mixed too with mixed={found.arguments[0]!r}." if found.arguments else ".")
     )
     if strict:
         raise ValueError(f"strict=True, but {message}")
@@ -88,7 +100,7 @@ def _check_cuts(chosen: list[Layer], strict: bool) -> None:
 
 def _choose_automatically(found: Found, mixable: tuple[Layer, ...]) -> dict[str, str]:
     """Marks; else cuts that are neither the input nor the output again: blocks first, then single layers."""
-    marks = {l.name: "marked" for l in mixable if issubclass(l.type, (MixPoint, LinenMixPoint))}
+    marks = {_selected(found, l.name): "marked" for l in mixable if issubclass(l.type, (MixPoint, LinenMixPoint))}
     if marks:
         return marks
     exact = [l for l in mixable if l.cut]
@@ -108,8 +120,8 @@ def _choose_automatically(found: Found, mixable: tuple[Layer, ...]) -> dict[str,
         (norms, "a norm: there is nothing else"),
     ):
         names = {l.name for l in tier}
-        if chosen := _one_for_each_value([l for l in between if l.name in names]):
-            return dict.fromkeys(chosen, why)
+        if chosen := _one_for_each_value(l for l in between if l.name in names):
+            return {_selected(found, name): why for name in chosen}
     same = [f"{l.name!r} (the same as at the {l.same_as or 'output'})" for l in exact]
     raise ValueError(
         "no eligible layer was found in the model: between its input and its output, mixing is exact at none of them"
@@ -154,7 +166,7 @@ def _repeated(classes: dict[Any, list[Layer]]) -> dict[Any, list[Layer]]:
 
 
 def _is_stack(stages: list[Layer], blocks: list[Layer]) -> bool:
-    """Whether two or more of `blocks` stand beside each other in one of `stages`; for a plain container, one will do."""
+    """Whether two or more of `blocks` stand side by side in one of `stages`; of a plain container, one will do."""
     for stage in stages:
         parents = [b.name.rpartition(".")[0] for b in blocks if under(b.name, stage.name)]
         if len(parents) > len(set(parents)) or (parents and issubclass(stage.type, _CONTAINERS)):

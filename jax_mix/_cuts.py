@@ -112,6 +112,10 @@ class Flows:
         """Whether the outputs depend on the layer's output."""
         return bool(self._end.on >> layer & 1)
 
+    def source_reaches(self, source: int) -> bool:
+        """Whether the outputs depend on a source."""
+        return bool(self._end.on >> (self.layers + source) & 1)
+
     def around(self, layer: int) -> list[int]:
         """The sources from which some path to the outputs goes around the layer; none if it is a cut."""
         return [s for s in range(self.n_sources) if self._end.around >> (s * self.layers + layer) & 1]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mix._checks import is_concrete
-from jax_mix._layers import in_loop, list_layers, not_found
+from jax_mix._call import as_call
+from jax_mix._checks import batch_size, is_concrete
+from jax_mix._layers import find_layers, in_loop, not_found
+from jax_mix._leaves import map_leaves, mixed_leaves, shapes
 from jax_mix._mix import INPUT, Mix, check_mix
-from jax_mix._paths import wanted_paths, with_iteration
+from jax_mix._paths import split_selector, wanted_paths, with_iteration
 from jax_mix._running import run
 
 if TYPE_CHECKING:
@@ -20,7 +23,16 @@ if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 
-def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, variables: Any = None, **kwargs: Any) -> Any:
+def forward(
+    model: Any,
+    x: PyTree[ArrayLike] | None,
+    mix: Mix | None,
+    *args: Any,
+    variables: Any = None,
+    method: Any = None,
+    mixed: str | Sequence[str] = (),
+    **kwargs: Any,
+) -> Any:
     """Run a model in training, mixed where the draw says: at its input, or at one hidden layer.
 
     The model is not edited: when this returns or raises, it is as `model(x)` would have left it. Works under
@@ -29,11 +41,14 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
     weights, which a model that sums over its own parameters would see.
 
     Args:
-      model: a Flax NNX model, or a Flax Linen module with its `variables`.
-      x: the model's first argument: float arrays in any pytree, batch first.
+      model: a Flax NNX model, or a Flax Linen module with its `variables`; a `TrainState`'s `apply_fn` will do too.
+      x: the model's first argument: float arrays in any pytree, batch first. None where the model takes its input by
+        keyword.
       mix: the batch's draw, or None not to mix.
       *args: the model's further arguments.
       variables: a Linen model's variables, as `model.apply` takes them.
+      method: the method to run instead of `__call__`: its name, or a function of the model.
+      mixed: names of further arguments that are mixed together with `x` at the input.
       **kwargs: the model's keyword arguments; for Linen those of `model.apply`, say `rngs` and `mutable`.
 
     Returns:
@@ -41,8 +56,8 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
 
     Raises:
       TypeError: `model` is no Flax model; `x` is integer.
-      ValueError: a layer is unknown (the nearest names are listed), never runs, or runs in a loop with the same weights
-        each time; the batch is not the draw's.
+      ValueError: a layer, a method or an argument is unknown (the nearest names are listed); a layer never runs,
+        runs in a loop with the same weights each time, or puts out no batch of floats; the batch is not the draw's.
 
     Source: Manifold Mixup, arXiv:1806.05236, section 2; ManifoldMixupV2's forward hook, at the first call only.
 
@@ -54,26 +69,25 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
     >>> jax_mix.forward(model, jnp.ones((16, 4)), mix).shape
     (16, 2)
     """
-    call = functools.partial(run, model, variables, args, kwargs)
+    call = as_call(model, (x, *args), kwargs, variables, method, mixed)
     if mix is None:
-        return call(x, None, ())
+        return run(call, None, ())
     check_mix(mix)
-    if not jax.tree.leaves(x):
-        raise ValueError("x holds no array to mix.")
     if isinstance(mix.layer, str):
         names: dict[str, int] = {mix.layer: 0}
         layer: Any = np.int32(0)
     else:
         names = {name: k for k, name in enumerate(mix.layers)}
         layer = mix.layer
-    mix._check_batch(x, "x")
+    mix._check_batch(call.inputs, call.what)
+    n = batch_size(call.inputs, call.what)
 
     if INPUT in names:
-        x = _blend_if(layer == names.pop(INPUT), mix, x, INPUT)
+        call = call.with_inputs(_blend_if(layer == names.pop(INPUT), mix, call.inputs, INPUT))
     wanted = wanted_paths(names)
     seen = set()
 
-    def hook(path: str, _: type, iteration: Any, stacked: int | None, output: Any) -> Any:
+    def hook(path: str, _: type, iteration: Any, stacked: int | None, output: Any, inputs: Any) -> Any:
         entries = wanted[path]
         if stacked is None:
             hits = [(0, name) for at, name in entries if at is None]
@@ -84,18 +98,24 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
                     f"layer {path!r} is scanned over {stacked} iterations: name one of them, as {first!r}."
                 )
             hits = [(at, name) for at, name in entries if at is not None and at < stacked]
+        put_out = output
         for at, name in hits:
             seen.add(name)
-            output = _blend_if(_and(iteration == at, layer == names[name]), mix, output, name)
+            what = f"layer {name!r}"
+            chosen = mixed_leaves(put_out, inputs, n, split_selector(name)[1], what)
+            if not any(chosen):
+                raise ValueError(f"{what} puts out no batch of {n} floats: {shapes(put_out)}.")
+            active = _and(iteration == at, layer == names[name])
+            output = map_leaves(functools.partial(_blend_if, active, mix, name=name), output, chosen)
         return output
 
     uncertain: set[str] = set()
-    y = call(x, hook, wanted, uncertain)
+    y = run(call, hook, wanted, uncertain)
     if uncertain or not seen.issuperset(names):
-        found = list_layers(model, x, *args, variables=variables, **kwargs)
+        found = find_layers(call).layers
         for name in names:
             if name not in seen:
-                raise ValueError(not_found(f"layer {name!r}", name, model, found))
+                raise ValueError(not_found(f"layer {name!r}", name, call.model, found))
             if any(layer.looped for layer in found if layer.name == name):
                 raise ValueError(in_loop(f"layer {name!r}"))
     return y

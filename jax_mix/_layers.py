@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
 
+from jax_mix._call import Call, as_call
 from jax_mix._checks import shown, suggest
 from jax_mix._cuts import Flows, mark
+from jax_mix._leaves import flatten, leaf_names, map_leaves, mixed_leaves
 from jax_mix._mix import INPUT
 from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
@@ -39,14 +40,29 @@ class Layer(NamedTuple):
     same_as: str  # mixing there is the same as at "input", at "output" or at this earlier layer; "" if it is neither
 
 
-class Found(NamedTuple):
-    """The layers of a model, and the names of those that nothing goes around but further arguments."""
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The layers of a model, and what choosing among them needs to know besides."""
 
     layers: tuple[Layer, ...]
-    but_for_arguments: frozenset[str]
+    arguments: tuple[str, ...]  # those that are batches, go into the output and are not mixed at the input
+    but_for_arguments: frozenset[str]  # names of layers that nothing goes around but those
+    selectors: dict[str, str]  # the one leaf that is a batch, by the names of layers of which others look like one
+    with_leaves: Callable[[dict[str, list[bool]]], Found]  # the same, if of these paths' outputs these leaves are mixed
 
 
-def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> tuple[Layer, ...]:
+class _Ran(NamedTuple):
+    """What a module's first call put out."""
+
+    type: type
+    stacked: int | None
+    output: Any
+    leaves: list[bool]  # those that are mixed
+
+
+def list_layers(
+    model: Any, *args: Any, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any
+) -> tuple[Layer, ...]:
     """The layers of a model, in the order in which they first run, and what mixing at each would mean.
 
     The model is traced on shapes alone: nothing is computed and nothing changes.
@@ -54,8 +70,9 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     Args:
       model: a Flax NNX model, or a Flax Linen module with its `variables`.
       *args, **kwargs: an example of what the model is called with; arrays or `jax.ShapeDtypeStruct`s. Those whose
-        first axis is as long as that of the first argument are batches too, and go around every hidden layer.
+        first axis is as long as that of the first argument are batches too.
       variables: a Linen model's variables, arrays or shapes.
+      method, mixed: as in `forward`.
 
     Returns:
       A tuple of `Layer(name, type, output, path, looped, batch, cut, around, same_as)`.
@@ -74,45 +91,43 @@ def list_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
     layers.0 Linear (16, 8) True input
     layers.2 Linear (16, 2) True output
     """
-    return find_layers(model, *args, variables=variables, **kwargs).layers
+    return find_layers(as_call(model, args, kwargs, variables, method, mixed)).layers
 
 
-def find_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> Found:
-    """What `list_layers` tells, and a little more."""
-    if not args:
-        raise ValueError("an example of what the model is called with is needed, as in method.bind(model, image).")
-    n = _length(args[0])
-    found: dict[str, tuple[type, int | None, Any]] = {}
+def find_layers(call: Call) -> Found:
+    """What `list_layers` tells of a call, and a little more."""
+    n = _length(call.inputs)
+    found: dict[str, _Ran] = {}
 
-    def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any) -> Any:
+    def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any, inputs: Any) -> Any:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
-        found.setdefault(path, (type_, stacked, shapes))
-        leaves, tree = jax.tree.flatten(output)
-        marked = [mark(path, i, a) if _is_batch(a, n) else a for i, a in enumerate(leaves)]
-        return jax.tree.unflatten(tree, marked)
+        found.setdefault(path, _Ran(type_, stacked, shapes, mixed_leaves(output, inputs, n)))
+        batches = mixed_leaves(output, (), n)  # all that a selector may name
+        at = [i for i, batch in enumerate(batches) if batch]
+        return map_leaves(lambda leaves: [mark(path, i, a) for i, a in zip(at, leaves, strict=True)], output, batches)
 
-    entries, tree = jax.tree_util.tree_flatten_with_path(
-        (variables, args, kwargs), is_leaf=lambda a: isinstance(a, nnx.Pytree)
-    )
+    given = (call.variables, call.args, call.kwargs)
+    entries, tree = jax.tree_util.tree_flatten_with_path(given, is_leaf=lambda a: isinstance(a, nnx.Pytree))
     leaves = [leaf for _, leaf in entries]
     is_array = [isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) for leaf in leaves]
     arrays = [leaf for a, leaf in zip(is_array, leaves, strict=True) if a]
-    names = _names(model, len(args))
-    argument = [
-        None if at[0].idx == 0 else names[at[1].idx] if at[0].idx == 1 else at[1].key  # type: ignore[attr-defined]
-        for a, (at, _) in zip(is_array, entries, strict=True)
-        if a
+    at = [_argument(path) for a, (path, _) in zip(is_array, entries, strict=True) if a]
+    batched = [here is not None and np.shape(a)[:1] == (n,) for here, a in zip(at, arrays, strict=True)]
+    # Source 0 is what is mixed at the input; each other argument that is a batch is one of its own.
+    others = list(dict.fromkeys(here for here, b in zip(at, batched, strict=True) if b and here not in call.mixed))
+    sources = [
+        None if not b else 0 if here in call.mixed else 1 + others.index(here)
+        for here, b in zip(at, batched, strict=True)
     ]
-    batched = [name is not None and np.shape(a)[:1] == (n,) for name, a in zip(argument, arrays, strict=True)]
-    sources = list(dict.fromkeys([names[0], *(name for name, b in zip(argument, batched, strict=True) if b)]))
 
     def trace(arrays: list[Any], hook: Hook | None) -> list[Any]:
         # Copies of what NNX mutates (the model, Rngs) belong to this trace alone.
         remaining = iter(arrays)
         full = [next(remaining) if a else fresh(leaf) for a, leaf in zip(is_array, leaves, strict=True)]
         variables, args, kwargs = jax.tree.unflatten(tree, full)
-        y = run(fresh(model), variables, args[1:], kwargs, args[0], hook, None)
-        if isinstance(model, linen.Module) and kwargs.get("mutable", False) is not False:
+        copy = dataclasses.replace(call, model=fresh(call.model), variables=variables, args=args, kwargs=kwargs)
+        y = run(copy, hook, None)
+        if isinstance(call.model, linen.Module) and kwargs.get("mutable", False) is not False:
             y = y[0]  # the other is what changed of the variables
         return [leaf for leaf in jax.tree.leaves(y) if isinstance(leaf, jax.Array)]
 
@@ -130,31 +145,36 @@ def find_layers(model: Any, *args: Any, variables: Any = None, **kwargs: Any) ->
         fixed = _no_batch_axis(trace, arrays, batched, found, n)
 
     counts = [out.shape[:1] == (n,) for out in outputs]
-    flows = Flows(
-        program,
-        [sources.index(name) if b else None for name, b in zip(argument, batched, strict=True)],
-        {path: stacked for path, (_, stacked, _) in found.items()},
-        counts if any(counts) else [True] * len(outputs),
-        fixed,
-    )
-    return _described(found, flows, sources)
+    counts = counts if any(counts) else [True] * len(outputs)
+    stacked = {path: ran.stacked for path, ran in found.items()}
+
+    def described(chosen: dict[str, list[bool]]) -> Found:
+        ran = {path: r._replace(leaves=chosen.get(path, r.leaves)) for path, r in found.items()}
+        unmixed = {(path, i) for path, r in ran.items() for i, mixed in enumerate(r.leaves) if not mixed}
+        flows = Flows(program, sources, stacked, counts, fixed | unmixed)
+        return _described(ran, flows, [call.name_of(here) for here in others], described)
+
+    return described({})
 
 
-def _described(found: dict[str, tuple[type, int | None, Any]], flows: Flows, sources: list[str]) -> Found:
+def _described(found: dict[str, _Ran], flows: Flows, arguments: list[str], again: Any) -> Found:
     order: dict[str, list[tuple[str, int, str]]] = {}  # the outermost stack of some paths -> (path, iteration, name)
-    for path, (_, stacked, _) in found.items():
-        stack = min([path, *(p for p in found if under(path, p) and found[p][1] is not None)], key=len)
-        iterations = [(path, i, with_iteration(path, stack, i)) for i in range(stacked or 0)]
-        order.setdefault(stack, []).extend([(path, 0, path)] if stacked is None else iterations)
+    for path, ran in found.items():
+        stack = min([path, *(p for p in found if under(path, p) and found[p].stacked is not None)], key=len)
+        iterations = [(path, i, with_iteration(path, stack, i)) for i in range(ran.stacked or 0)]
+        order.setdefault(stack, []).extend([(path, 0, path)] if ran.stacked is None else iterations)
     listed = [entry for entries in order.values() for entry in sorted(entries, key=lambda e: e[1])]  # stable
     names = {flows.number(path, iteration): name for path, iteration, name in listed}
 
     layers: list[Layer] = []
     distinct: list[int] = []  # cuts that are the same as no earlier one
-    but_for_arguments = set()
+    but_for_arguments, selectors = set(), {}
     for path, iteration, name in listed:
-        k = flows.number(path, iteration)
-        batch = any(flows.carries_batch(k, leaf) for leaf in flows.at.get(k, ()))
+        k, ran = flows.number(path, iteration), found[path]
+        leaves = [i for i, mixed in enumerate(ran.leaves) if mixed and flows.carries_batch(k, i)]
+        batch = len(leaves) == 1 or (bool(leaves) and len(leaves) == sum(ran.leaves))
+        if batch and len(leaves) < sum(ran.leaves):
+            selectors[name] = leaf_names(ran.output)[leaves[0]]
         passed = flows.around(k)
         cut, told, same_as = batch and not passed, "", ""
         if batch and 0 not in passed:
@@ -167,15 +187,15 @@ def _described(found: dict[str, tuple[type, int | None, Any]], flows: Flows, sou
                 distinct += [] if same_as else [k]
             if not cut:
                 but_for_arguments.add(name)
-                told = f"through {listing(f'the argument {sources[s]!r}' for s in passed)}"
+                told = f"through {listing(f'the argument {arguments[s - 1]!r}' for s in passed)}"
         elif batch and not flows.reaches(k):
             told = "it does not reach the model's output"
         elif batch:
             told = _detour(*flows.detour(k), names)
-        type_, _, output = found[path]
         looped = path in flows.in_loops
-        layers.append(Layer(name, type_, output, path, looped, batch, cut, told, same_as))
-    return Found(tuple(layers), frozenset(but_for_arguments))
+        layers.append(Layer(name, ran.type, ran.output, path, looped, batch, cut, told, same_as))
+    reaching = tuple(a for s, a in enumerate(arguments, 1) if flows.source_reaches(s))
+    return Found(tuple(layers), reaching, frozenset(but_for_arguments), selectors, again)
 
 
 def _detour(start: int | None, beside: list[int], end: int | None, names: dict[int, str]) -> str:
@@ -189,15 +209,13 @@ def _detour(start: int | None, beside: list[int], end: int | None, names: dict[i
 
 
 def _no_batch_axis(
-    trace: Any, arrays: list[Any], batched: list[bool], found: Any, n: int | None
+    trace: Any, arrays: list[Any], batched: list[bool], found: dict[str, _Ran], n: int
 ) -> set[tuple[str, int]]:
     """Leaves (path, number) of outputs whose first axis is as long as the batch by chance: with another batch it stays.
 
     Only where another axis is as long too can that be in doubt; then the model is traced again, on a longer batch.
     """
-    shapes = {
-        path: [getattr(a, "shape", ()) for a in jax.tree.leaves(output)] for path, (_, _, output) in found.items()
-    }
+    shapes = {path: _shapes(ran.output) for path, ran in found.items()}
     if not any(shape[:1] == (n,) and n in shape[1:] for leaves in shapes.values() for shape in leaves):
         return set()
     for longer in (n + 1, 2 * n):
@@ -220,30 +238,26 @@ def _no_batch_axis(
     return set()
 
 
-def _note_shapes(seen: dict[str, Any], path: str, *args: Any) -> Any:
-    output = args[-1]
-    seen.setdefault(path, [getattr(a, "shape", ()) for a in jax.tree.leaves(output)])
+def _note_shapes(
+    seen: dict[str, Any], path: str, type_: type, iteration: Any, stacked: Any, output: Any, _: Any
+) -> Any:
+    seen.setdefault(path, _shapes(output))
     return output
 
 
-def _length(x: Any) -> int | None:
-    """The batch's size, None if `x` is no batch."""
-    shapes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
-    return next(iter(shapes))[0] if len(shapes) == 1 and () not in shapes else None
+def _shapes(output: Any) -> list[tuple[int, ...]]:
+    return [tuple(getattr(leaf, "shape", ())) for leaf in flatten(output)[0]]
 
 
-def _is_batch(a: Any, n: int | None) -> bool:
-    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.inexact) and a.shape[:1] == (n,)
+def _length(inputs: Any) -> int:
+    """The batch's size, -1 if the inputs are no batch."""
+    shapes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+    return next(iter(shapes))[0] if len(shapes) == 1 and () not in shapes else -1
 
 
-def _names(model: Any, n: int) -> list[str]:
-    """The names of a model's first `n` arguments."""
-    try:
-        parameters = list(inspect.signature(type(model).__call__).parameters.values())[1:]
-    except (TypeError, ValueError):
-        parameters = []
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [names[i] if i < len(names) else f"argument {i + 1}" for i in range(n)]
+def _argument(path: tuple[Any, ...]) -> int | str | None:
+    """The position or keyword of an argument in (variables, args, kwargs); None for variables."""
+    return None if path[0].idx == 0 else path[1].idx if path[0].idx == 1 else path[1].key
 
 
 def listing(names: Iterable[str], limit: int = 3) -> str:

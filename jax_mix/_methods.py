@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_mix import _checks, _sampling
+from jax_mix._call import as_call
 from jax_mix._choosing import choose
 from jax_mix._layers import find_layers
 from jax_mix._mix import INPUT, Mix
@@ -160,7 +161,16 @@ class ManifoldMixup(_Method):
         if not self.use_input and all(l == INPUT for l in self.layers):
             raise ValueError(f"layers must name at least one layer when use_input is False, got {self.layers}.")
 
-    def bind(self, model: Any, *args: Any, variables: Any = None, strict: bool = False, **kwargs: Any) -> ManifoldMixup:
+    def bind(
+        self,
+        model: Any,
+        *args: Any,
+        variables: Any = None,
+        method: Any = None,
+        mixed: Any = (),
+        strict: bool = False,
+        **kwargs: Any,
+    ) -> ManifoldMixup:
         """Find this method's layers in `model`: the same method with `layers` as plain paths, in running order.
 
         The model is traced on shapes alone, nothing is computed or changed, so a typo or a layer that never
@@ -171,6 +181,8 @@ class ManifoldMixup(_Method):
           *args, **kwargs: an example of what the model is called with in training; arrays, or
             `jax.ShapeDtypeStruct`s.
           variables: a Linen model's variables.
+          method, mixed: as in `forward`.
+          strict: refuse a layer that the batch also goes around, instead of a warning.
 
         Returns:
           A `ManifoldMixup` whose `layers` are paths. Print it to see what was chosen.
@@ -185,15 +197,16 @@ class ManifoldMixup(_Method):
         >>> jax_mix.ManifoldMixup(2.0, layers="layers.*").bind(mlp, jax.ShapeDtypeStruct((8, 4), "float32")).layers
         ('layers.0', 'layers.2')
         """
-        _checks.check_arrays(args[:1], "x")
-        for leaf in jax.tree.leaves(args[:1]):
+        call = as_call(model, args, kwargs, variables, method, mixed)
+        _checks.check_arrays(call.inputs, call.what)
+        for leaf in jax.tree.leaves(call.inputs):
             if self.use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
                 raise ValueError(
                     f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
                     "token ids mix at hidden layers only, use_input=False."
                 )
-        found = find_layers(model, *args, variables=variables, **kwargs)
-        return dataclasses.replace(self, layers=choose(model, args[0], found, self.layers, strict=strict).layers)
+        choice = choose(call, find_layers(call), self.layers, use_input=self.use_input, strict=strict)
+        return dataclasses.replace(self, layers=choice.layers)
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int], *, layer: str | None = None) -> Mix:
         """Draw one batch's lambdas, partners and layer.

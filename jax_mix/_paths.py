@@ -1,4 +1,8 @@
-"""Paths of modules, such as blocks.dense, and names of layers: with a scanned block's iteration, blocks.2.dense."""
+"""Paths of modules, such as blocks.dense, and names of layers.
+
+A layer's name is the path with a scanned block's iteration, blocks.2.dense, and may end in a selector of some of the
+arrays that it puts out, blocks.2.dense[0].
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,19 @@ def with_iteration(path: str, stack: str, iteration: int) -> str:
     return f"{stack}.{iteration}{path[len(stack) :]}"
 
 
+def split_selector(name: str) -> tuple[str, str | None]:
+    """A layer's name and its selector: encoder.0[hidden] is (encoder.0, hidden)."""
+    found = re.fullmatch(r"(.+)\[([^\[\]]+)\]", name)
+    return (found[1], found[2]) if found else (name, None)
+
+
 def wanted_paths(names: Collection[str]) -> dict[str, list[tuple[int | None, str]]]:
     """Module path -> (iteration, name): a number in a name is part of the path or the iteration of a stacked block."""
     wanted: dict[str, list[tuple[int | None, str]]] = {}
     for name in names:
-        parts = name.split(".")
-        wanted.setdefault(name, []).append((None, name))
+        plain, _ = split_selector(name)
+        parts = plain.split(".")
+        wanted.setdefault(plain, []).append((None, name))
         for i, part in enumerate(parts):
             if part.isdecimal() and i:
                 wanted.setdefault(".".join(parts[:i] + parts[i + 1 :]), []).append((int(part), name))

@@ -18,42 +18,35 @@ from typing import Any
 
 from flax import linen, nnx
 
+from jax_mix._call import Call
 from jax_mix._running_linen import run_linen
-from jax_mix._running_nnx import run_nnx
+from jax_mix._running_nnx import call_nnx, run_nnx
 
-# (path, module type, iteration now, number of stacked iterations or None, output) -> output
-Hook = Callable[[str, type, Any, int | None, Any], Any]
+# (path, module type, iteration now, number of stacked iterations or None, output, (args, kwargs) given) -> output
+Hook = Callable[[str, type, Any, int | None, Any, Any], Any]
 
 
-def run(
-    model: Any,
-    variables: Any,
-    args: Any,
-    kwargs: Any,
-    x: Any,
-    hook: Hook | None,
-    paths: Collection[str] | None,
-    uncertain: set[str] | None = None,
-) -> Any:
-    """Call the model on `x`; the first output of each module in `paths` (None: of every one) goes through `hook`.
+def run(call: Call, hook: Hook | None, paths: Collection[str] | None, uncertain: set[str] | None = None) -> Any:
+    """Call the model; the first output of each module in `paths` (None: of every one) goes through `hook`.
 
     To `uncertain` are added those whose call could not be noted where the next iteration of a loop would see it.
     """
     uncertain = set() if uncertain is None else uncertain
+    model, variables = call.model, call.variables
     if isinstance(model, nnx.Module):
         if variables is not None:
             raise TypeError("variables is for Linen models; an NNX model holds its own.")
         if hook is None or (paths is not None and not paths):
-            return model(x, *args, **kwargs)  # type: ignore[operator]
-        return run_nnx(model, args, kwargs, x, hook, paths, uncertain)
+            return call_nnx(model, call)
+        return run_nnx(call, hook, paths, uncertain)
     if isinstance(model, linen.Module):
         if variables is None or model.scope is not None:
             raise TypeError(
                 "a Linen model is passed unbound, with its variables: forward(model, x, mix, variables=variables)."
             )
         if hook is None or (paths is not None and not paths):
-            return model.apply(variables, x, *args, **kwargs)
-        return run_linen(model, variables, args, kwargs, x, hook, paths, uncertain)
+            return model.apply(variables, *call.args, method=call.method, **call.kwargs)
+        return run_linen(call, hook, paths, uncertain)
     raise TypeError(
         f"model must be a Flax NNX model, or a Flax Linen module with variables=..., got {type(model).__name__}."
     )

@@ -12,6 +12,7 @@ from flax import linen
 from flax.core import meta
 from flax.core.scope import union_filters
 
+from jax_mix._call import Call
 from jax_mix._checks import is_concrete
 from jax_mix._iterations import ITERATION, iterations, shared_length, warn_called_again
 from jax_mix._paths import under
@@ -22,24 +23,15 @@ if TYPE_CHECKING:
 _CALLED = "jax_mix_called"
 
 
-def run_linen(
-    model: linen.Module,
-    variables: Any,
-    args: Any,
-    kwargs: Any,
-    x: Any,
-    hook: Hook,
-    paths: Collection[str] | None,
-    uncertain: set[str],
-) -> Any:
-    variables = dict(variables)
+def run_linen(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: set[str]) -> Any:
+    model, variables = call.model, dict(call.variables)
     lengths: dict[str, int] = {}
     if "params" in variables:
         variables["params"] = _with_iterations(variables["params"], "", paths, lengths)
     # Whether each layer was called is state, a collection of its own: remat and jit carry it from call to call.
     variables[_CALLED] = _nested(paths or (), np.int32(0))
-    mutable = kwargs.get("mutable", False)
-    kwargs = {**kwargs, "mutable": union_filters(mutable, _CALLED)}
+    mutable = call.kwargs.get("mutable", False)
+    options = {**call.kwargs, "mutable": union_filters(mutable, _CALLED)}
     # A scan does not carry it; there a layer's calls are counted per trace, each of which has a root scope of its own.
     called_in_trace: set[tuple[Any, str]] = set()
 
@@ -62,10 +54,10 @@ def run_linen(
         called_in_trace.add((scope.root, path))
         if carried:
             scope.put_variable(_CALLED, _CALLED, np.int32(1))
-        return hook(path, type(module), iteration, stacked, output)
+        return hook(path, type(module), iteration, stacked, output, (args, kwargs))
 
     with linen.intercept_methods(intercept):
-        output, updates = model.apply(variables, x, *args, **kwargs)
+        output, updates = model.apply(variables, *call.args, method=call.method, **options)
     if mutable is False:
         return output
     return output, _without(updates, (_CALLED, ITERATION))

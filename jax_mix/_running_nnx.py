@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax import errors, nnx
 
+from jax_mix._call import Call
 from jax_mix._checks import is_concrete
 from jax_mix._iterations import ITERATION, iterations, shared_length, warn_called_again
 
@@ -20,15 +21,16 @@ if TYPE_CHECKING:
 _TAP = "jax_mix_tap"
 
 
-def run_nnx(
-    model: nnx.Module,
-    args: Any,
-    kwargs: Any,
-    x: Any,
-    hook: Hook,
-    paths: Collection[str] | None,
-    uncertain: set[str],
-) -> Any:
+def call_nnx(model: Any, call: Call) -> Any:
+    """Call `model`, or a copy of it, as `call` says."""
+    if call.method is None or isinstance(call.method, str):
+        function = model if call.method is None else getattr(model, call.method)
+        return function(*call.args, **call.kwargs)
+    return call.method(model, *call.args, **call.kwargs)
+
+
+def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: set[str]) -> Any:
+    model: nnx.Module = call.model
     copy = nnx.clone(model, variables=False)  # new modules, the same Variables
     originals = dict(nnx.iter_modules(model))
     copies = dict(nnx.iter_modules(copy))
@@ -47,7 +49,7 @@ def run_nnx(
         object.__setattr__(module, "__class__", _mixing(type(module)))
     before = {path: dict(vars(module)) for path, module in copies.items()}
     try:
-        y = copy(x, *args, **kwargs)  # type: ignore[operator]
+        y = call_nnx(copy, call)
     finally:
         for _, point in points:
             point.hook = None  # a compilation cache may keep the point: it must not keep the tracers
@@ -87,7 +89,7 @@ class _Tap:
     length: int | None
     called: bool = False
 
-    def __call__(self, module: nnx.Module, output: Any) -> Any:
+    def __call__(self, module: nnx.Module, output: Any, inputs: Any) -> Any:
         variable = getattr(module, ITERATION)
         value = variable.get_value()
         value = np.asarray(value) if is_concrete(value) else value  # jax.numpy's operations would be traced inside jit
@@ -98,7 +100,7 @@ class _Tap:
             return output
         assert self.hook is not None, "a mixed module was kept after its forward pass and called again"
         self.called = True
-        output = self.hook(self.path, type(module).__mro__[1], iteration, stacked, output)
+        output = self.hook(self.path, type(module).__mro__[1], iteration, stacked, output, inputs)
         with contextlib.suppress(errors.TraceContextError):  # inside a bare jax transform that only reads the module
             variable.set_value(np.full(np.shape(value), -1, np.int32))
         return output
@@ -109,7 +111,7 @@ def _mixing(cls: type[nnx.Module]) -> type[nnx.Module]:
     """A subclass of `cls` whose calls go through its point: `isinstance` and attributes stay as they were."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, _TAP)(self, cls.__call__(self, *args, **kwargs))  # type: ignore[operator]
+        return getattr(self, _TAP)(self, cls.__call__(self, *args, **kwargs), (args, kwargs))  # type: ignore[operator]
 
     body = {
         "__call__": __call__,

@@ -53,15 +53,19 @@ def test_a_layer_named_twice_counts_once():
 
 
 def test_outputs_that_are_no_batch_of_floats_are_passed_over():
+    class Auxiliary(nnx.Module):
+        def __call__(self, h):
+            return h.mean()
+
     class Counted(nnx.Module):
         """A block that puts out its auxiliary loss too."""
 
         def __init__(self, rngs):
-            self.linear = nnx.Linear(4, 4, rngs=rngs)
+            self.linear, self.auxiliary = nnx.Linear(4, 4, rngs=rngs), Auxiliary()
 
         def __call__(self, x):
             h = self.linear(x)
-            return h, h.mean()
+            return h, self.auxiliary(h)
 
     class Model(nnx.Module):
         def __init__(self, rngs):
@@ -72,7 +76,11 @@ def test_outputs_that_are_no_batch_of_floats_are_passed_over():
 
     model, x = Model(nnx.Rngs(0)), data()
     assert jax_mix.ManifoldMixup(1.0).bind(model, x).layers == ("counted.linear", "head")
-    assert jax_mix.ManifoldMixup(1.0, layers="**").bind(model, x).layers == ("counted.linear", "head")
+    assert jax_mix.ManifoldMixup(1.0, layers="**").bind(model, x).layers == ("counted.linear", "counted", "head")
+    mix = draw("counted")
+    assert_close(
+        jax_mix.forward(model, x, mix), model.head(mix.blend(model.counted.linear(x))), "another order of summation"
+    )
 
 
 def test_layers_are_chosen_by_path_glob_type_mark_or_automatically():
