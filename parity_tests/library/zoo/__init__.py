@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from parity_tests.library.zoo import residual
+from parity_tests.library.zoo import convolutional, language, residual, vision
 from parity_tests.library.zoo._kind import Kind, in_evaluation
 
 __all__ = ["ZOO", "Kind", "in_evaluation"]
 
-ZOO: tuple[Kind, ...] = residual.KINDS
+ZOO: tuple[Kind, ...] = residual.KINDS + convolutional.KINDS + vision.KINDS + language.KINDS

@@ -47,6 +47,7 @@ def kind(
 ) -> Kind:
     """A `Kind` whose layers are named in strings, with spaces between them."""
     names = (frozenset(text.split()) for text in (owner, cuts, not_cuts))
+    options["also"] = frozenset(options.get("also", "").split())
     return Kind(name, make, inputs, *names, options)
 
 
