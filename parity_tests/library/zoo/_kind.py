@@ -24,7 +24,7 @@ class Kind(NamedTuple):
       cuts, not_cuts: some that certainly are cuts, or are not.
       options: "eval", keyword arguments that switch BatchNorm and Dropout to inference (NNX: `model.eval()` does);
         "also", layers that an owner would not mind among the chosen ones; "later", a reason for each layer that
-        `forward` refuses to mix.
+        `forward` refuses to mix today; "unseen", why `list_layers` does not see the kind's blocks today.
     """
 
     name: str
@@ -48,6 +48,8 @@ def kind(
     """A `Kind` whose layers are named in strings, with spaces between them."""
     names = (frozenset(text.split()) for text in (owner, cuts, not_cuts))
     options["also"] = frozenset(options.get("also", "").split())
+    options.setdefault("eval", {})
+    options.setdefault("later", {})
     return Kind(name, make, inputs, *names, options)
 
 
@@ -57,7 +59,7 @@ def in_evaluation(kind: Kind, seed: int = 0, n: int = 4) -> tuple[Any, Any, tupl
     if isinstance(model, nnx.Module):
         model.eval()
     args, kwargs = kind.inputs(n)
-    return model, variables, args, kwargs | kind.options.get("eval", {})
+    return model, variables, args, kwargs | kind.options["eval"]
 
 
 def make_nnx(cls: Callable[..., nnx.Module], *args: Any, **kwargs: Any) -> Callable[[int], tuple[Any, Any]]:
@@ -72,7 +74,8 @@ def make_linen(model: linen.Module, *shapes: Any, **kwargs: Any) -> Callable[[in
     """`shapes` and `kwargs` are what `init` needs."""
 
     def make(seed: int) -> tuple[Any, Any]:
-        return model, _filled(jax.eval_shape(lambda key, *x: model.init(key, *x, **kwargs), jax.random.key(0), *shapes), seed)
+        variables = jax.eval_shape(lambda key, *x: model.init(key, *x, **kwargs), jax.random.key(seed), *shapes)
+        return model, _filled(variables, seed)
 
     return make
 
@@ -86,7 +89,8 @@ def _filled(shapes: Any, seed: int) -> Any:
             return jax.random.wrap_key_data(jnp.zeros((*shape.shape, 2), jnp.uint32))
         if not jnp.issubdtype(shape.dtype, jnp.inexact):
             return jnp.zeros(shape.shape, shape.dtype)
-        name = next(part for part in reversed(jax.tree_util.keystr(path, simple=True, separator=".").split(".")) if part != "value")
+        parts = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+        name = parts[-2] if parts[-1] == "value" else parts[-1]
         value = rng.normal(size=shape.shape)
         if name in ("scale", "gamma"):
             value = 1 + 0.3 * value
@@ -101,7 +105,7 @@ def _filled(shapes: Any, seed: int) -> Any:
     return jax.tree.map_with_path(fill, shapes)
 
 
-def floats(*shape: int, keyword: str | None = None) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
+def floats(*shape: int) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
     """Inputs of one float array, `[n, *shape]`."""
     return lambda n: ((normal(n, *shape),), {})
 

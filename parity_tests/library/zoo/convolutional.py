@@ -146,9 +146,7 @@ class UNet(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs):
         self.down = nnx.List([DoubleConv(3, 8, rngs=rngs), DoubleConv(8, 12, rngs=rngs)])
         self.bottleneck = DoubleConv(12, 16, rngs=rngs)
-        self.upsample = nnx.List(
-            [nnx.ConvTranspose(i, o, (2, 2), (2, 2), rngs=rngs) for i, o in ((16, 12), (12, 8))]
-        )
+        self.upsample = nnx.List([nnx.ConvTranspose(i, o, (2, 2), (2, 2), rngs=rngs) for i, o in ((16, 12), (12, 8))])
         self.up = nnx.List([DoubleConv(24, 12, rngs=rngs), DoubleConv(16, 8, rngs=rngs)])
         self.out = conv(8, 2, 1, rngs)
 

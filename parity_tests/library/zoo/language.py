@@ -42,12 +42,12 @@ class PostNormBlock(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """`mask`: "none", "argument", or "padding", which is where a token is 0."""
+    """`mask`: "none", "argument", or "padding", which is where a token is 0; `tied`: one block runs three times."""
 
-    def __init__(self, mask: str, *, rngs: nnx.Rngs):
+    def __init__(self, mask: str, *, rngs: nnx.Rngs, tied: bool = False):
         self.mask = mask
         self.embeddings = Embeddings(rngs=rngs)
-        self.layers = nnx.List([PostNormBlock(rngs=rngs) for _ in range(3)])
+        self.layers = nnx.List([PostNormBlock(rngs=rngs) for _ in range(1 if tied else 3)])
         self.pooler = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.classifier = nnx.Linear(WIDTH, 3, rngs=rngs)
 
@@ -56,8 +56,8 @@ class Bert(nnx.Module):
             attention_mask = ids != 0
         mask = None if attention_mask is None else attention_mask[:, None, None]
         x = self.embeddings(ids)
-        for layer in self.layers:
-            x = layer(x, mask)
+        for i in range(3):
+            x = self.layers[i % len(self.layers)](x, mask)
         return self.classifier(jnp.tanh(self.pooler(x[:, 0])))
 
 
@@ -220,6 +220,15 @@ KINDS: tuple[Kind, ...] = (
         "layers.2",
         "layers.2.norm1 layers.2 pooler classifier",
         "embeddings.word embeddings layers.0 layers.1.norm1 layers.1 layers.2.attention layers.2.mlp",
+    ),
+    kind(
+        "ALBERT",
+        make_nnx(Bert, "none", tied=True),
+        ids,
+        "layers.0",  # at its first call
+        "embeddings layers.0.norm1 layers.0 pooler classifier",
+        "embeddings.position layers.0.attention.query layers.0.attention layers.0.mlp.fc1 layers.0.mlp",
+        also="embeddings",
     ),
     kind(
         "text as vectors",

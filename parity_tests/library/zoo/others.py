@@ -52,9 +52,12 @@ class RematBlock(Block):
 
 
 class Residual(nnx.Module):
-    """A chain of blocks; `outputs`: "logits", "dict" with the features too, or "auxiliary" logits of the first block."""
+    """A chain of blocks; `outputs`: "logits", "dict" with the features too, or "auxiliary" logits of the first block.
 
-    def __init__(self, *, rngs: nnx.Rngs, block: type = Block, outputs: str = "logits", remat: bool = False):
+    `remat`: computes blocks twice, "each" through a function, or "unbound" through `__call__` of their class.
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs, block: type = Block, outputs: str = "logits", remat: str = ""):
         self.outputs, self.remat = outputs, remat
         self.stem = linear(6, WIDTH, rngs)
         self.blocks = nnx.List([block(rngs=rngs) for _ in range(3)])
@@ -64,8 +67,10 @@ class Residual(nnx.Module):
 
     def __call__(self, x: jax.Array) -> Any:
         x, auxiliary = self.stem(x), None
+        apply = {"": lambda block, x: block(x), "each": nnx.remat(lambda block, x: block(x))}
+        apply["unbound"] = nnx.remat(Block.__call__)
         for i, block in enumerate(self.blocks):
-            x = nnx.remat(lambda block, x: block(x))(block, x) if self.remat else block(x)
+            x = apply[self.remat](block, x)
             if i == 0 and self.aux_head is not None:
                 auxiliary = self.aux_head(nnx.relu(x))
         features = self.norm(x)
@@ -125,7 +130,7 @@ class Ensemble(nnx.Module):
         self.stem = linear(6, WIDTH, rngs) if blocks else None
         self.blocks = nnx.List([Block(rngs=rngs) for _ in range(blocks)])
         into = WIDTH if blocks else 6
-        self.members = nnx.vmap(lambda rngs: Member(into, rngs=rngs))(rngs.fork(split=3))
+        self.members = nnx.vmap(lambda rngs: Member(into, rngs=rngs))(rngs.split(3))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.stem is not None:
@@ -191,8 +196,26 @@ KINDS: tuple[Kind, ...] = (
     ),
     kind("residual MLP", make_nnx(Residual), VECTOR, BLOCKS, CHAIN, INSIDE),
     kind("rematerialised blocks", make_nnx(Residual, block=RematBlock), VECTOR, BLOCKS, CHAIN, INSIDE),
-    kind("blocks rematerialised where they are called", make_nnx(Residual, remat=True), VECTOR, BLOCKS, CHAIN, INSIDE),
-    kind("a dict of logits and features", make_nnx(Residual, outputs="dict"), VECTOR, BLOCKS, f"stem {BLOCKS} norm", f"{INSIDE} head"),
+    kind(
+        "blocks rematerialised where they are called", make_nnx(Residual, remat="each"), VECTOR, BLOCKS, CHAIN, INSIDE
+    ),
+    kind(
+        "blocks rematerialised by their class",
+        make_nnx(Residual, remat="unbound"),
+        VECTOR,
+        BLOCKS,
+        CHAIN,
+        INSIDE,
+        unseen="the class's __call__ is called with the block, whose own is not",
+    ),
+    kind(
+        "a dict of logits and features",
+        make_nnx(Residual, outputs="dict"),
+        VECTOR,
+        BLOCKS,
+        f"stem {BLOCKS} norm",
+        f"{INSIDE} head",
+    ),
     kind(
         "an auxiliary head",
         make_nnx(Residual, outputs="auxiliary"),

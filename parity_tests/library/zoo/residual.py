@@ -145,7 +145,10 @@ class NetworkBlock(nnx.Module):
     """A stage of a WideResNet: called a block, it is a stack of them."""
 
     def __init__(self, into: int, out: int, stride: int, *, rngs: nnx.Rngs):
-        blocks = PreActBlock(into, out, stride, rngs=rngs, dropout=0.3), PreActBlock(out, out, 1, rngs=rngs, dropout=0.3)
+        blocks = (
+            PreActBlock(into, out, stride, rngs=rngs, dropout=0.3),
+            PreActBlock(out, out, 1, rngs=rngs, dropout=0.3),
+        )
         self.layer = nnx.List(blocks)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -281,7 +284,8 @@ KINDS: tuple[Kind, ...] = (
         "layer1.layers.0 layer1.layers.1 layer2.layers.0 layer2.layers.1",
         # Where the shortcut is a convolution, it starts after the first norm: all goes through that.
         "stem layer1.layers.0 layer1.layers.1 layer1 layer2.layers.0 layer2.layers.0.bn1 layer2 bn head",
-        "layer1.layers.0.bn1 layer1.layers.0.conv1 layer1.layers.1.conv2 layer2.layers.0.shortcut layer2.layers.0.conv2",
+        "layer1.layers.0.bn1 layer1.layers.0.conv1 layer1.layers.1.conv2 layer2.layers.0.shortcut "
+        "layer2.layers.0.conv2",
     ),
     kind(
         "ResNet of basic blocks",
@@ -315,7 +319,8 @@ KINDS: tuple[Kind, ...] = (
         PIXELS,
         "block1.layer.0 block1.layer.1 block2.layer.0 block2.layer.1",
         "conv1 block1.layer.0.bn1 block1.layer.0 block1.layer.1 block1 block2.layer.0 block2 bn1 fc",
-        "block1.layer.0.shortcut block1.layer.0.conv2 block1.layer.1.bn1 block1.layer.1.dropout block2.layer.0.shortcut",
+        "block1.layer.0.shortcut block1.layer.0.conv2 block1.layer.1.bn1 block1.layer.1.dropout "
+        "block2.layer.0.shortcut",
     ),
     kind(
         "BiT",

@@ -57,9 +57,13 @@ class MAPHead(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """`blocks`: "list" or "scanned" over stacked weights; `head`: a class token or attention pooling."""
+    """`blocks`: "list", "scanned" over stacked weights, or "scanned unbound", by their class.
+
+    `head`: a class token or attention pooling.
+    """
 
     def __init__(self, *, rngs: nnx.Rngs, blocks: str = "list", head: str = "token"):
+        self.unbound = blocks == "scanned unbound"
         self.patch_embed = nnx.Conv(3, WIDTH, (4, 4), 4, padding="VALID", rngs=rngs)
         self.cls_token = nnx.Param(jnp.zeros((1, 1, WIDTH))) if head == "token" else None
         self.pos_embed = nnx.Param(jnp.zeros((1, 17 if head == "token" else 16, WIDTH)))
@@ -67,7 +71,7 @@ class ViT(nnx.Module):
         if blocks == "list":
             self.blocks = nnx.List([EncoderBlock(rngs=rngs) for _ in range(3)])
         else:
-            self.blocks = nnx.vmap(lambda rngs: EncoderBlock(rngs=rngs))(rngs.fork(split=3))
+            self.blocks = nnx.vmap(lambda rngs: EncoderBlock(rngs=rngs))(rngs.split(3))
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.pool = MAPHead(rngs=rngs) if head == "map" else None
         self.head = nnx.Linear(WIDTH, 10, rngs=rngs)
@@ -82,9 +86,14 @@ class ViT(nnx.Module):
             for block in self.blocks:
                 x = block(x)
         else:
-            x = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
+            x = self.scanned(x)
         x = self.norm(x)
         return self.head(x[:, 0] if self.pool is None else self.pool(x))
+
+    def scanned(self, x: jax.Array) -> jax.Array:
+        if self.unbound:
+            return nnx.scan(EncoderBlock.__call__, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x)
+        return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
 
 
 class LinenMlpBlock(linen.Module):
@@ -112,6 +121,7 @@ class LinenUnscannedBlock(LinenEncoderBlock):
 
 class LinenViT(linen.Module):
     scanned: bool
+    remat: bool = False
 
     @linen.compact
     def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
@@ -121,8 +131,9 @@ class LinenViT(linen.Module):
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, WIDTH)), x], 1)
         x = x + self.param("pos_embedding", linen.initializers.normal(0.02), (1, 17, WIDTH))
         if self.scanned:
+            block = linen.remat(LinenEncoderBlock, static_argnums=(2,)) if self.remat else LinenEncoderBlock
             blocks = linen.scan(
-                LinenEncoderBlock,
+                block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=linen.broadcast,
@@ -165,6 +176,10 @@ INSIDE = (
     "blocks.0.norm1 blocks.0.attention.query blocks.0.attention.key blocks.0.attention.value blocks.0.attention.out "
     "blocks.1.attention blocks.2.norm2 blocks.2.mlp blocks.2.mlp.fc1"
 )
+LINEN_INSIDE = (
+    "encoderblock.0.LayerNorm_0 encoderblock.0.MultiHeadDotProductAttention_0.query encoderblock.1.LinenMlpBlock_0 "
+    "encoderblock.1.MultiHeadDotProductAttention_0.value encoderblock.2.LinenMlpBlock_0.Dense_1"
+)
 KINDS: tuple[Kind, ...] = (
     kind("ViT", make_nnx(ViT), PIXELS, BLOCKS, f"patch_embed dropout {BLOCKS} norm head", INSIDE),
     kind(
@@ -184,24 +199,34 @@ KINDS: tuple[Kind, ...] = (
         f"{INSIDE} pool.attention.key pool.attention.value pool.attention.query pool.norm pool.mlp",
     ),
     kind(
+        "ViT, scanned by the class",
+        make_nnx(ViT, blocks="scanned unbound"),
+        PIXELS,
+        BLOCKS,
+        f"patch_embed dropout {BLOCKS} norm head",
+        INSIDE,
+        unseen="the class's __call__ is called with the block, whose own is not",
+    ),
+    kind(
         "ViT in Linen",
         make_linen(LinenViT(scanned=False), IMAGE, train=False),
         PIXELS,
         "encoderblock_0 encoderblock_1 encoderblock_2",
         "embedding encoderblock_0 encoderblock_1 encoderblock_2 encoder_norm head",
-        "encoderblock_0.LayerNorm_0 encoderblock_0.MultiHeadDotProductAttention_0.query encoderblock_1.LinenMlpBlock_0 "
-        "encoderblock_1.MultiHeadDotProductAttention_0.value encoderblock_2.LinenMlpBlock_0.Dense_1",
+        LINEN_INSIDE.replace("encoderblock.", "encoderblock_"),
         eval={"train": False},
     ),
-    kind(
-        "ViT in Linen, scanned",
-        make_linen(LinenViT(scanned=True), IMAGE, train=False),
-        PIXELS,
-        "encoderblock.0 encoderblock.1 encoderblock.2",
-        "embedding encoderblock.0 encoderblock.1 encoderblock.2 encoder_norm head",
-        "encoderblock.0.LayerNorm_0 encoderblock.0.MultiHeadDotProductAttention_0.query encoderblock.1.LinenMlpBlock_0 "
-        "encoderblock.1.MultiHeadDotProductAttention_0.value encoderblock.2.LinenMlpBlock_0.Dense_1",
-        eval={"train": False},
+    *(
+        kind(
+            name,
+            make_linen(LinenViT(scanned=True, remat=remat), IMAGE, train=False),
+            PIXELS,
+            "encoderblock.0 encoderblock.1 encoderblock.2",
+            "embedding encoderblock.0 encoderblock.1 encoderblock.2 encoder_norm head",
+            LINEN_INSIDE,
+            eval={"train": False},
+        )
+        for name, remat in (("ViT in Linen, scanned", False), ("ViT in Linen, scanned and rematerialised", True))
     ),
     kind(
         "MLP-Mixer",
