@@ -32,7 +32,15 @@ class Choice(NamedTuple):
     why: dict[str, str]
 
 
-def choose(call: Call, found: Found, wanted: tuple[str | type, ...] | None, *, use_input: bool, strict: bool) -> Choice:
+def choose(
+    call: Call,
+    found: Found,
+    wanted: tuple[str | type, ...] | None,
+    *,
+    use_input: bool,
+    strict: bool = False,
+    warn: bool = True,
+) -> Choice:
     """The layers in `found` that paths, globs and types select; None chooses.
 
     A path must name a layer whose output is a batch of floats; the others pass over the rest. A layer that was asked
@@ -44,7 +52,8 @@ def choose(call: Call, found: Found, wanted: tuple[str | type, ...] | None, *, u
     else:
         why = {name: "named" for want in wanted for name in _asked_for(call, found, mixable, want)}
     names = [(l, name) for l in found.layers for name in why if split_selector(name)[0] == l.name]
-    _check_exact(call, found, names, use_input, strict)
+    if warn and (passed := _passed(call, found, names, use_input)):
+        _complain(passed, found.arguments, strict)
     return Choice(tuple(name for _, name in names), why)
 
 
@@ -75,8 +84,8 @@ def _selected(found: Found, name: str) -> str:
     return f"{name}[{found.selectors[name]}]" if name in found.selectors else name
 
 
-def _check_exact(call: Call, found: Found, names: list[tuple[Layer, str]], use_input: bool, strict: bool) -> None:
-    """Mixing where something goes around puts noise on the labels: say so once, or refuse."""
+def _passed(call: Call, found: Found, names: list[tuple[Layer, str]], use_input: bool) -> list[str]:
+    """Those of the chosen places, the input among them, that the batch also goes around, and how."""
     passed = [f"{INPUT!r} (through the argument {argument!r})" for argument in found.arguments if use_input]
     n = batch_size(call.inputs, call.what)
     for layer, name in names:
@@ -86,12 +95,14 @@ def _check_exact(call: Call, found: Found, names: list[tuple[Layer, str]], use_i
             layer = next(l for l in found.with_leaves({layer.path: leaves}).layers if l.name == layer.name)
         if not layer.cut:
             passed.append(f"{name!r} ({layer.around})")
-    if not passed:
-        return
+    return passed
+
+
+def _complain(passed: list[str], arguments: tuple[str, ...], strict: bool) -> None:
     message = (
         f"the batch also goes around {listing(passed)}: mixed there, labels are blended more than features. "
         "print(method.explain(model, image)) shows where mixing is exact"
-        + (f"; an argument is mixed too with mixed={found.arguments[0]!r}." if found.arguments else ".")
+        + (f"; an argument is mixed too with mixed={arguments[0]!r}." if arguments else ".")
     )
     if strict:
         raise ValueError(f"strict=True, but {message}")

@@ -152,7 +152,7 @@ def find_layers(call: Call) -> Found:
         ran = {path: r._replace(leaves=chosen.get(path, r.leaves)) for path, r in found.items()}
         unmixed = {(path, i) for path, r in ran.items() for i, mixed in enumerate(r.leaves) if not mixed}
         flows = Flows(program, sources, stacked, counts, fixed | unmixed)
-        return _described(ran, flows, [call.name_of(here) for here in others], described)
+        return _described(ran, flows, [call.name_of(here) for here in others if here is not None], described)
 
     return described({})
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax_mix import _checks, _sampling
 from jax_mix._call import as_call
 from jax_mix._choosing import choose
+from jax_mix._explain import Explanation, explain
 from jax_mix._layers import find_layers
 from jax_mix._mix import INPUT, Mix
 
@@ -207,6 +208,30 @@ class ManifoldMixup(_Method):
                 )
         choice = choose(call, find_layers(call), self.layers, use_input=self.use_input, strict=strict)
         return dataclasses.replace(self, layers=choice.layers)
+
+    def explain(
+        self, model: Any, *args: Any, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any
+    ) -> Explanation:
+        """A table of the model's layers: where mixing is exact, what goes around the others, and which are chosen.
+
+        Args: as in `bind`, which chooses the same layers. Nothing is refused: what `bind` would say is told below.
+
+        Returns:
+          An `Explanation`, to be printed, or shown in a notebook.
+
+        >>> import jax, jax_mix
+        >>> from flax import nnx
+        >>> mlp = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
+        >>> print(jax_mix.ManifoldMixup(2.0, layers="layers.0").explain(mlp, jax.ShapeDtypeStruct((8, 4), "float32")))
+        layer     type    output         mixing there             chosen
+        input             float32[8, 4]  exact                    yes
+        layers.0  Linear  float32[8, 8]  the same as at 'input'   yes: named
+        layers.2  Linear  float32[8, 2]  the same as at 'output'
+        <BLANKLINE>
+        Each batch is mixed at one of 2 places, drawn at random: 'input' or 'layers.0'.
+        """
+        call = as_call(model, args, kwargs, variables, method, mixed)
+        return explain(call, self.layers, use_input=self.use_input)
 
     def sample(self, key: Key[Array, ""], shape: Sequence[int], *, layer: str | None = None) -> Mix:
         """Draw one batch's lambdas, partners and layer.
