@@ -79,3 +79,11 @@ def test_what_is_told_about_layers_is_so(kind):
         for other, its in values.items():
             assert distance(value, its) > DIFFERENT / 10, f"mixing at {layer} is mixing at {other}"
         values[layer] = value
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in ZOO if "unseen" in kind.options])
+def test_kinds_whose_blocks_are_not_seen_run_unmixed(kind):
+    model, variables, args, kwargs = in_evaluation(kind, n=N)
+    output = jax.jit(lambda x: jax_mix.forward(model, x, None, variables=variables, **kwargs))(*args)
+    assert output.shape[0] == N
+    assert np.all(np.isfinite(output))
