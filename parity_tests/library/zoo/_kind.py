@@ -24,7 +24,8 @@ class Kind(NamedTuple):
       cuts, not_cuts: some that certainly are cuts, or are not.
       options: "eval", keyword arguments that switch BatchNorm and Dropout to inference (NNX: `model.eval()` does);
         "also", layers that an owner would not mind among the chosen ones; "later", a reason for each layer that
-        `forward` refuses to mix today; "unseen", why `list_layers` does not see the kind's blocks today.
+        `forward` refuses to mix today; "unseen", why `list_layers` does not see the kind's blocks today,
+        and "twin", the kind that is the same but for that.
     """
 
     name: str

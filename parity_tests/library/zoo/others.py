@@ -207,6 +207,7 @@ KINDS: tuple[Kind, ...] = (
         CHAIN,
         INSIDE,
         unseen="the class's __call__ is called with the block, whose own is not",
+        twin="rematerialised blocks",
     ),
     kind(
         "a dict of logits and features",

@@ -206,6 +206,7 @@ KINDS: tuple[Kind, ...] = (
         f"patch_embed dropout {BLOCKS} norm head",
         INSIDE,
         unseen="the class's __call__ is called with the block, whose own is not",
+        twin="ViT, scanned",
     ),
     kind(
         "ViT in Linen",
