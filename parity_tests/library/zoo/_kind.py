@@ -19,7 +19,7 @@ class Kind(NamedTuple):
     Attributes:
       name: of the kind.
       make: from a seed, the model and its variables, which are None for NNX.
-      inputs: from a batch size, the arguments: a tuple and keyword arguments. All of them carry the batch.
+      inputs: from a batch size, the arguments: a tuple and keyword arguments.
       owner: the layers that the model's owner would choose for Manifold Mixup.
       cuts, not_cuts: some that certainly are cuts, or are not.
       options: "eval", keyword arguments that switch BatchNorm and Dropout to inference (NNX: `model.eval()` does);
