@@ -8,45 +8,17 @@ from flax import nnx
 
 import jax_mix
 from parity_tests.library.zoo import ZOO, in_evaluation
+from parity_tests.library.zoo.computing import compiled, distance, partners_of
 from parity_tests.tolerances import assert_close
 
 N = 4
-PARTNER = jnp.array([2, 3, 1, 0])  # nobody is their own
 DIFFERENT = 0.01  # of the largest output; what is equal differs by less than a millionth
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes to compiling
-
-
-def compiled(model, variables, kwargs, layers):
-    """`jax_mix.forward` of evaluation, one program for all layers: output = program(layer, lam, args, kwargs)."""
-    flags = {name: value for name, value in kwargs.items() if not isinstance(value, jax.Array)}
-    graphdef, state = nnx.split(model) if isinstance(model, nnx.Module) else (None, variables)
-
-    def run(state, layer, lam, args, kwargs):
-        x, *others = args
-        mix = jax_mix.Mix(lam, PARTNER, layer=layer, layers=layers)
-        if graphdef is None:
-            return jax_mix.forward(model, x, mix, *others, variables=state, **kwargs, **flags)
-        return jax_mix.forward(nnx.merge(graphdef, state), x, mix, *others, **kwargs, **flags)
-
-    program = jax.jit(run, compiler_options=QUICK)
-
-    def call(layer, lam, args, kwargs):
-        arrays = {name: value for name, value in kwargs.items() if name not in flags}
-        return jax.device_get(program(state, np.int32(layers.index(layer)), np.float32(lam), args, arrays))
-
-    return call
-
-
-def distance(got, want):
-    """The largest difference of two trees of outputs, each in units of its largest value."""
-    far = jax.tree.map(lambda a, b: np.max(np.abs(a - b)) / np.max(np.abs(b)), got, want)
-    return max(jax.tree.leaves(far))
 
 
 @pytest.mark.filterwarnings("ignore:layer .* is called more than once")
 @pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in ZOO if "unseen" not in kind.options])
 def test_what_is_told_about_layers_is_so(kind):
-    """With lam 0 a cut gives the partner's output, and another layer does not.
+    """At a layer with lam 0 the output is the partner's if the layer is a cut, and else it is not.
 
     Those that the owner would choose are cuts, at which mixing is neither that of the input nor of the output, and no
     two are the same.
@@ -62,8 +34,7 @@ def test_what_is_told_about_layers_is_so(kind):
 
     own = run(layers[0], 1.0, args, kwargs)
     assert all(np.all(np.isfinite(output)) for output in jax.tree.leaves(own))
-    moved = jax.tree.map(lambda a: a[PARTNER] if isinstance(a, jax.Array) else a, (args, kwargs))
-    partners = run(layers[0], 1.0, *moved)
+    partners = run(layers[0], 1.0, *partners_of((args, kwargs)))
     for layer in layers:
         got = run(layer, 0.0, args, kwargs)
         if layer in kind.not_cuts:
@@ -72,10 +43,22 @@ def test_what_is_told_about_layers_is_so(kind):
             jax.tree.map(lambda a, b: assert_close(a, b, "another order of summation"), got, partners)
 
     values = {"the outputs": jax.tree.map(lambda a, b: (a + b) / 2, own, partners)}
-    if is_float and len(args) == 1:
+    if is_float and len(args) == 1:  # else the input is more than what is mixed
         values["the input"] = run("input", 0.5, args, kwargs)
     for layer in kind.owner.intersection(layers):
         value = run(layer, 0.5, args, kwargs)
         for other, its in values.items():
             assert distance(value, its) > DIFFERENT / 10, f"mixing at {layer} is mixing at {other}"
         values[layer] = value
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in ZOO if "unseen" in kind.options])
+def test_a_kind_whose_blocks_are_not_seen_is_another_one_written_otherwise(kind):
+    """What is told about it is so, for that is what is told about the other."""
+    (twin,) = (other for other in ZOO if other.name == kind.options["twin"])
+    assert (kind.owner, kind.cuts, kind.not_cuts) == (twin.owner, twin.cuts, twin.not_cuts)
+    outputs = []
+    for one in (kind, twin):
+        model, _, args, _ = in_evaluation(one, n=N)
+        outputs.append(nnx.jit(lambda model, x: jax_mix.forward(model, x, None))(model, *args))
+    assert_close(*outputs, "another order of summation")

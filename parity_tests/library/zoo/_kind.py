@@ -19,12 +19,13 @@ class Kind(NamedTuple):
     Attributes:
       name: of the kind.
       make: from a seed, the model and its variables, which are None for NNX.
-      inputs: from a batch size, the arguments: a tuple and keyword arguments. All of them carry the batch.
+      inputs: from a batch size, the arguments: a tuple and keyword arguments.
       owner: the layers that the model's owner would choose for Manifold Mixup.
       cuts, not_cuts: some that certainly are cuts, or are not.
       options: "eval", keyword arguments that switch BatchNorm and Dropout to inference (NNX: `model.eval()` does);
         "also", layers that an owner would not mind among the chosen ones; "later", a reason for each layer that
-        `forward` refuses to mix today; "unseen", why `list_layers` does not see the kind's blocks today.
+        `forward` refuses to mix today; "unseen", why `list_layers` does not see the kind's blocks today,
+        and "twin", the kind that is the same but for that.
     """
 
     name: str

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
-from parity_tests.library.zoo._kind import Kind, floats, kind, make_nnx, tokens
+from parity_tests.library.zoo._kind import Kind, floats, kind, make_linen, make_nnx, tokens
 from parity_tests.library.zoo.vision import BLOCKS, INSIDE, MLP, WIDTH, EncoderBlock, attention
 
 LENGTH, WORDS = 8, 11
@@ -58,6 +58,32 @@ class Bert(nnx.Module):
         x = self.embeddings(ids)
         for i in range(3):
             x = self.layers[i % len(self.layers)](x, mask)
+        return self.classifier(jnp.tanh(self.pooler(x[:, 0])))
+
+
+class LinenBlock(linen.Module):
+    def setup(self) -> None:
+        self.norm1, self.norm2 = linen.LayerNorm(), linen.LayerNorm()
+        self.attention = linen.MultiHeadDotProductAttention(2)
+        self.fc1, self.fc2 = linen.Dense(2 * WIDTH), linen.Dense(WIDTH)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        x = self.norm1(x + self.attention(x, mask=mask))
+        return self.norm2(x + self.fc2(linen.gelu(self.fc1(x))))
+
+
+class LinenBert(linen.Module):
+    """BERT with a mask in Linen, in `setup`."""
+
+    def setup(self) -> None:
+        self.embed = linen.Embed(WORDS, WIDTH)
+        self.layers = [LinenBlock() for _ in range(3)]
+        self.pooler, self.classifier = linen.Dense(WIDTH), linen.Dense(3)
+
+    def __call__(self, ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = layer(x, attention_mask[:, None, None])
         return self.classifier(jnp.tanh(self.pooler(x[:, 0])))
 
 
@@ -220,6 +246,14 @@ KINDS: tuple[Kind, ...] = (
         "layers.2",
         "layers.2.norm1 layers.2 pooler classifier",
         "embeddings.word embeddings layers.0 layers.1.norm1 layers.1 layers.2.attention layers.2.mlp",
+    ),
+    kind(
+        "BERT with a mask in Linen",
+        make_linen(LinenBert(), jnp.zeros((2, LENGTH), jnp.int32), jnp.ones((2, LENGTH), bool)),
+        padded(keyword=True),
+        "layers_2",
+        "layers_2.norm1 layers_2 pooler classifier",
+        "embed layers_0 layers_1 layers_1.norm1 layers_2.attention layers_2.fc2",
     ),
     kind(
         "ALBERT",

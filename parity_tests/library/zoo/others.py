@@ -165,6 +165,24 @@ class Siamese(nnx.Module):
         return self.head(x)
 
 
+class Similarity(nnx.Module):
+    """Compares the batch with given vectors, one for each class, which are no part of it."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.stem = linear(6, WIDTH, rngs)
+        self.blocks = nnx.List([Block(rngs=rngs) for _ in range(3)])
+
+    def __call__(self, x: jax.Array, classes: jax.Array, *, temperature: jax.Array) -> jax.Array:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True) @ classes.T / temperature
+
+
+def vectors(n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (normal(n, 6), normal(7, WIDTH)), {"temperature": jnp.float32(0.5)}
+
+
 def graphs(n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (normal(n, 5, 6), nnx.softmax(2 * normal(n, 5, 5))), {}
 
@@ -207,6 +225,7 @@ KINDS: tuple[Kind, ...] = (
         CHAIN,
         INSIDE,
         unseen="the class's __call__ is called with the block, whose own is not",
+        twin="rematerialised blocks",
     ),
     kind(
         "a dict of logits and features",
@@ -248,6 +267,14 @@ KINDS: tuple[Kind, ...] = (
         "convs.2 readout head",
         "convs.0 convs.0.linear convs.1 convs.2.linear",
         also="readout",
+    ),
+    kind(
+        "similarity to given vectors",
+        make_nnx(Similarity),
+        vectors,
+        BLOCKS,
+        f"stem {BLOCKS}",  # the vectors and the temperature are the same for all samples: no way around
+        INSIDE,
     ),
     kind(
         "ensemble",

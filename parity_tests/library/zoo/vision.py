@@ -92,7 +92,7 @@ class ViT(nnx.Module):
 
     def scanned(self, x: jax.Array) -> jax.Array:
         if self.unbound:
-            return nnx.scan(EncoderBlock.__call__, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x)
+            return nnx.scan(EncoderBlock.__call__, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry)(self.blocks, x)
         return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
 
 
@@ -206,6 +206,7 @@ KINDS: tuple[Kind, ...] = (
         f"patch_embed dropout {BLOCKS} norm head",
         INSIDE,
         unseen="the class's __call__ is called with the block, whose own is not",
+        twin="ViT, scanned",
     ),
     kind(
         "ViT in Linen",
