@@ -1,14 +1,12 @@
 """What one entry of the zoo tells, and how its model is built with weights that hide nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
+from flax import nnx
 
 
 class Kind(NamedTuple):
@@ -37,15 +35,7 @@ class Kind(NamedTuple):
     options: dict[str, Any]
 
 
-def kind(
-    name: str,
-    make: Callable[[int], tuple[Any, Any]],
-    inputs: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]],
-    owner: str,
-    cuts: str,
-    not_cuts: str,
-    **options: Any,
-) -> Kind:
+def kind(name, make, inputs, owner, cuts, not_cuts, **options):
     """A `Kind` whose layers are named in strings, with spaces between them."""
     names = (frozenset(text.split()) for text in (owner, cuts, not_cuts))
     options["also"] = frozenset(options.get("also", "").split())
@@ -54,7 +44,7 @@ def kind(
     return Kind(name, make, inputs, *names, options)
 
 
-def in_evaluation(kind: Kind, seed: int = 0, n: int = 4) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+def in_evaluation(kind, seed=0, n=4):
     """Model, variables, arguments and keyword arguments, with BatchNorm and Dropout in inference mode."""
     model, variables = kind.make(seed)
     if isinstance(model, nnx.Module):
@@ -63,29 +53,29 @@ def in_evaluation(kind: Kind, seed: int = 0, n: int = 4) -> tuple[Any, Any, tupl
     return model, variables, args, kwargs | kind.options["eval"]
 
 
-def make_nnx(cls: Callable[..., nnx.Module], *args: Any, **kwargs: Any) -> Callable[[int], tuple[Any, Any]]:
-    def make(seed: int) -> tuple[Any, Any]:
+def make_nnx(cls, *args, **kwargs):
+    def make(seed):
         shapes = nnx.eval_shape(lambda: cls(*args, rngs=nnx.Rngs(seed), **kwargs))
         return nnx.merge(nnx.graphdef(shapes), _filled(nnx.state(shapes), seed)), None
 
     return make
 
 
-def make_linen(model: linen.Module, *shapes: Any, **kwargs: Any) -> Callable[[int], tuple[Any, Any]]:
+def make_linen(model, *shapes, **kwargs):
     """`shapes` and `kwargs` are what `init` needs."""
 
-    def make(seed: int) -> tuple[Any, Any]:
+    def make(seed):
         variables = jax.eval_shape(lambda key, *x: model.init(key, *x, **kwargs), jax.random.key(seed), *shapes)
         return model, _filled(variables, seed)
 
     return make
 
 
-def _filled(shapes: Any, seed: int) -> Any:
+def _filled(shapes, seed):
     """Weights drawn for these shapes: no branch, scale or statistic is one that would vanish or change nothing."""
     rng = np.random.default_rng(seed)
 
-    def fill(path: Any, shape: Any) -> Any:
+    def fill(path, shape):
         if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(jnp.zeros((*shape.shape, 2), jnp.uint32))
         if not jnp.issubdtype(shape.dtype, jnp.inexact):
@@ -106,14 +96,14 @@ def _filled(shapes: Any, seed: int) -> Any:
     return jax.tree.map_with_path(fill, shapes)
 
 
-def floats(*shape: int) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
+def floats(*shape):
     """Inputs of one float array, `[n, *shape]`."""
     return lambda n: ((normal(n, *shape),), {})
 
 
-def normal(*shape: int, seed: int = 0) -> jax.Array:
+def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng([seed, *shape]).normal(size=shape), jnp.float32)
 
 
-def tokens(n: int, length: int, vocabulary: int = 11, seed: int = 0) -> jax.Array:
+def tokens(n, length, vocabulary=11, seed=0):
     return jnp.asarray(np.random.default_rng([seed, n, length]).integers(1, vocabulary, (n, length)), jnp.int32)

@@ -1,10 +1,5 @@
 """What mixing at a layer gives, found by computing, without any analysis."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import numpy as np
 from flax import nnx
@@ -15,18 +10,18 @@ PARTNER = np.array([2, 3, 1, 0])  # nobody is their own
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes to compiling
 
 
-def partners_of(tree: Any) -> Any:
+def partners_of(tree):
     """The arguments of the partners: all arrays that carry the batch are permuted."""
     is_batch = lambda a: isinstance(a, jax.Array) and a.shape[:1] == PARTNER.shape  # noqa: E731
     return jax.tree.map(lambda a: a[PARTNER] if is_batch(a) else a, tree)
 
 
-def compiled(model: Any, variables: Any, kwargs: dict[str, Any], layers: tuple[str, ...]) -> Callable[..., Any]:
+def compiled(model, variables, kwargs, layers):
     """`jax_mix.forward` with those partners, one program for all layers: call(layer, lam, args, kwargs)."""
     flags = {name: value for name, value in kwargs.items() if not isinstance(value, jax.Array)}
     graphdef, state = nnx.split(model) if isinstance(model, nnx.Module) else (None, variables)
 
-    def run(state: Any, layer: Any, lam: Any, args: Any, kwargs: Any) -> Any:
+    def run(state, layer, lam, args, kwargs):
         x, *others = args
         mix = jax_mix.Mix(lam, PARTNER, layer=layer, layers=layers)
         if graphdef is None:
@@ -35,14 +30,14 @@ def compiled(model: Any, variables: Any, kwargs: dict[str, Any], layers: tuple[s
 
     program = jax.jit(run, compiler_options=QUICK)
 
-    def call(layer: str, lam: float, args: Any, kwargs: Any) -> Any:
+    def call(layer, lam, args, kwargs):
         arrays = {name: value for name, value in kwargs.items() if name not in flags}
         return jax.device_get(program(state, np.int32(layers.index(layer)), np.float32(lam), args, arrays))
 
     return call
 
 
-def distance(got: Any, want: Any) -> float:
+def distance(got, want):
     """The largest difference of two trees of outputs, each in units of its largest value."""
     far = jax.tree.map(lambda a, b: np.max(np.abs(a - b)) / np.max(np.abs(b)), got, want)
     return max(jax.tree.leaves(far))

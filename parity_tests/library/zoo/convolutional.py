@@ -1,33 +1,31 @@
 """Other networks for images: ConvNeXt, EfficientNet, VGG, U-Net, VAE, and one that restores its input."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from parity_tests.library.zoo._kind import Kind, floats, kind, make_nnx
+from parity_tests.library.zoo._kind import floats, kind, make_nnx
 
 
-def conv(into: int, out: int, size: int, rngs: nnx.Rngs, stride: int = 1, groups: int = 1) -> nnx.Conv:
+def conv(into, out, size, rngs, stride=1, groups=1):
     return nnx.Conv(into, out, (size, size), stride, feature_group_count=groups, rngs=rngs)
 
 
 class ConvNeXtBlock(nnx.Module):
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, width, *, rngs):
         self.dwconv = conv(width, width, 7, rngs, groups=width)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.pwconv1 = nnx.Linear(width, 4 * width, rngs=rngs)
         self.pwconv2 = nnx.Linear(4 * width, width, rngs=rngs)
         self.gamma = nnx.Param(jnp.ones((1, 1, 1, width)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = self.pwconv2(nnx.gelu(self.pwconv1(self.norm(self.dwconv(x)))))
         return x + self.gamma[...] * y
 
 
 class ConvNeXt(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         stem = nnx.Sequential(nnx.Conv(3, 8, (4, 4), 4, padding="VALID", rngs=rngs), nnx.LayerNorm(8, rngs=rngs))
         down = nnx.Sequential(nnx.LayerNorm(8, rngs=rngs), nnx.Conv(8, 16, (2, 2), 2, padding="VALID", rngs=rngs))
         self.downsample_layers = nnx.List([stem, down])
@@ -37,24 +35,24 @@ class ConvNeXt(nnx.Module):
         self.norm = nnx.LayerNorm(16, rngs=rngs)
         self.head = nnx.Linear(16, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         for down, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(down(x))
         return self.head(self.norm(x.mean((1, 2))))
 
 
 class SqueezeExcite(nnx.Module):
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, width, *, rngs):
         self.reduce = conv(width, 4, 1, rngs)
         self.expand = conv(4, width, 1, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         gate = self.expand(nnx.silu(self.reduce(x.mean((1, 2), keepdims=True))))
         return x * nnx.sigmoid(gate)
 
 
 class MBConv(nnx.Module):
-    def __init__(self, into: int, out: int, ratio: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, out, ratio, stride, *, rngs):
         width = into * ratio
         self.expand_conv = conv(into, width, 1, rngs) if ratio > 1 else None
         self.bn0 = nnx.BatchNorm(width, rngs=rngs) if ratio > 1 else None
@@ -65,7 +63,7 @@ class MBConv(nnx.Module):
         self.bn2 = nnx.BatchNorm(out, rngs=rngs)
         self.is_residual = stride == 1 and into == out
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = x
         if self.expand_conv is not None:
             y = nnx.silu(self.bn0(self.expand_conv(y)))
@@ -75,7 +73,7 @@ class MBConv(nnx.Module):
 
 
 class EfficientNet(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.stem = nnx.Sequential(conv(3, 8, 3, rngs, 2), nnx.BatchNorm(8, rngs=rngs), nnx.silu)
         sizes = (8, 12, 1, 1), (12, 16, 3, 2), (16, 16, 3, 1)  # in, out, expand ratio, stride
         self.blocks = nnx.List([MBConv(*size, rngs=rngs) for size in sizes])
@@ -84,7 +82,7 @@ class EfficientNet(nnx.Module):
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
         self.classifier = nnx.Linear(16, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
@@ -92,65 +90,65 @@ class EfficientNet(nnx.Module):
         return self.classifier(self.dropout(x.mean((1, 2))))
 
 
-def halve(x: jax.Array) -> jax.Array:
+def halve(x):
     return nnx.max_pool(x, (2, 2), (2, 2))
 
 
 class VGG(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         c, relu = (lambda *size: conv(*size, 3, rngs)), nnx.relu
         self.features = nnx.Sequential(c(3, 8), relu, c(8, 8), relu, halve, c(8, 12), relu, c(12, 12), relu, halve)
         self.classifier = nnx.Sequential(
             nnx.Linear(4 * 4 * 12, 16, rngs=rngs), relu, nnx.Dropout(0.5, rngs=rngs), nnx.Linear(16, 10, rngs=rngs)
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = self.features(x)
         return self.classifier(x.reshape(x.shape[0], -1))
 
 
 class ConvBlock(nnx.Module):
-    def __init__(self, into: int, out: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, out, *, rngs):
         self.conv = conv(into, out, 3, rngs)
         self.bn = nnx.BatchNorm(out, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         return nnx.relu(self.bn(self.conv(x)))
 
 
 class VGGOfBlocks(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         sizes = (3, 8), (8, 8), (8, 12), (12, 12)
         self.blocks = nnx.List([ConvBlock(*size, rngs=rngs) for size in sizes])
         self.fc1 = nnx.Linear(4 * 4 * 12, 16, rngs=rngs)
         self.fc2 = nnx.Linear(16, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         for i, block in enumerate(self.blocks):
             x = halve(block(x)) if i % 2 else block(x)
         return self.fc2(nnx.relu(self.fc1(x.reshape(x.shape[0], -1))))
 
 
 class DoubleConv(nnx.Module):
-    def __init__(self, into: int, out: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, out, *, rngs):
         self.conv1 = conv(into, out, 3, rngs)
         self.bn1 = nnx.BatchNorm(out, rngs=rngs)
         self.conv2 = conv(out, out, 3, rngs)
         self.bn2 = nnx.BatchNorm(out, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         return nnx.relu(self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x))))))
 
 
 class UNet(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.down = nnx.List([DoubleConv(3, 8, rngs=rngs), DoubleConv(8, 12, rngs=rngs)])
         self.bottleneck = DoubleConv(12, 16, rngs=rngs)
         self.upsample = nnx.List([nnx.ConvTranspose(i, o, (2, 2), (2, 2), rngs=rngs) for i, o in ((16, 12), (12, 8))])
         self.up = nnx.List([DoubleConv(24, 12, rngs=rngs), DoubleConv(16, 8, rngs=rngs)])
         self.out = conv(8, 2, 1, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         skips = []
         for down in self.down:
             x = down(x)
@@ -165,7 +163,7 @@ class UNet(nnx.Module):
 class VAE(nnx.Module):
     """In inference the latent is the mean."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.deterministic, self.rngs = False, rngs
         self.encoder = nnx.Sequential(
             conv(1, 8, 3, rngs, 2), nnx.relu, conv(8, 12, 3, rngs, 2), nnx.relu, lambda x: x.reshape(x.shape[0], -1)
@@ -174,7 +172,7 @@ class VAE(nnx.Module):
         self.logvar = nnx.Linear(7 * 7 * 12, 8, rngs=rngs)
         self.decoder = nnx.Sequential(nnx.Linear(8, 16, rngs=rngs), nnx.relu, nnx.Linear(16, 28 * 28, rngs=rngs))
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(self, x):
         hidden = self.encoder(x)
         mean, logvar = self.mean(hidden), self.logvar(hidden)
         z = mean
@@ -186,11 +184,11 @@ class VAE(nnx.Module):
 class Restorer(nnx.Module):
     """Denoising: the network's output is added to its input."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.blocks = nnx.List([ConvBlock(3, 8, rngs=rngs), ConvBlock(8, 8, rngs=rngs)])
         self.out = conv(8, 3, 3, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = x
         for block in self.blocks:
             y = block(y)
@@ -198,7 +196,7 @@ class Restorer(nnx.Module):
 
 
 PIXELS = floats(16, 16, 3)
-KINDS: tuple[Kind, ...] = (
+KINDS = (
     kind(
         "ConvNeXt",
         make_nnx(ConvNeXt),

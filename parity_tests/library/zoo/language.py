@@ -1,28 +1,22 @@
 """Language models: encoders of text, a decoder alone, an encoder with a decoder."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
 
-from parity_tests.library.zoo._kind import Kind, floats, kind, make_linen, make_nnx, tokens
+from parity_tests.library.zoo._kind import floats, kind, make_linen, make_nnx, tokens
 from parity_tests.library.zoo.vision import BLOCKS, INSIDE, MLP, WIDTH, EncoderBlock, attention
 
 LENGTH, WORDS = 8, 11
 
 
 class Embeddings(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.word = nnx.Embed(WORDS, WIDTH, rngs=rngs)
         self.position = nnx.Embed(LENGTH, WIDTH, rngs=rngs)
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids):
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
         return self.norm(self.word(ids) + self.position(positions))
 
@@ -30,13 +24,13 @@ class Embeddings(nnx.Module):
 class PostNormBlock(nnx.Module):
     """A transformer's block, normalised after each branch is added."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.attention = attention(rngs)
         self.norm1 = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.mlp = MLP(rngs=rngs)
         self.norm2 = nnx.LayerNorm(WIDTH, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, x, mask):
         x = self.norm1(x + self.attention(x, mask=mask))
         return self.norm2(x + self.mlp(x))
 
@@ -44,14 +38,14 @@ class PostNormBlock(nnx.Module):
 class Bert(nnx.Module):
     """`mask`: "none", "argument", or "padding", which is where a token is 0; `tied`: one block runs three times."""
 
-    def __init__(self, mask: str, *, rngs: nnx.Rngs, tied: bool = False):
+    def __init__(self, mask, *, rngs, tied=False):
         self.mask = mask
         self.embeddings = Embeddings(rngs=rngs)
         self.layers = nnx.List([PostNormBlock(rngs=rngs) for _ in range(1 if tied else 3)])
         self.pooler = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.classifier = nnx.Linear(WIDTH, 3, rngs=rngs)
 
-    def __call__(self, ids: jax.Array, attention_mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, ids, attention_mask=None):
         if self.mask == "padding":
             attention_mask = ids != 0
         mask = None if attention_mask is None else attention_mask[:, None, None]
@@ -62,12 +56,12 @@ class Bert(nnx.Module):
 
 
 class LinenBlock(linen.Module):
-    def setup(self) -> None:
+    def setup(self):
         self.norm1, self.norm2 = linen.LayerNorm(), linen.LayerNorm()
         self.attention = linen.MultiHeadDotProductAttention(2)
         self.fc1, self.fc2 = linen.Dense(2 * WIDTH), linen.Dense(WIDTH)
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x, mask):
         x = self.norm1(x + self.attention(x, mask=mask))
         return self.norm2(x + self.fc2(linen.gelu(self.fc1(x))))
 
@@ -75,12 +69,12 @@ class LinenBlock(linen.Module):
 class LinenBert(linen.Module):
     """BERT with a mask in Linen, in `setup`."""
 
-    def setup(self) -> None:
+    def setup(self):
         self.embed = linen.Embed(WORDS, WIDTH)
         self.layers = [LinenBlock() for _ in range(3)]
         self.pooler, self.classifier = linen.Dense(WIDTH), linen.Dense(3)
 
-    def __call__(self, ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    def __call__(self, ids, attention_mask):
         x = self.embed(ids)
         for layer in self.layers:
             x = layer(x, attention_mask[:, None, None])
@@ -90,14 +84,14 @@ class LinenBert(linen.Module):
 class EmbeddedText(nnx.Module):
     """An encoder of text that is given as vectors."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.project = nnx.Linear(6, WIDTH, rngs=rngs)
         self.position = nnx.Embed(LENGTH, WIDTH, rngs=rngs)
         self.blocks = nnx.List([EncoderBlock(rngs=rngs) for _ in range(3)])
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.head = nnx.Linear(WIDTH, 3, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = self.project(x) + self.position(jnp.arange(x.shape[1]))[None]
         for block in self.blocks:
             x = block(x)
@@ -105,13 +99,13 @@ class EmbeddedText(nnx.Module):
 
 
 class DecoderOnly(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.wte = nnx.Embed(WORDS, WIDTH, rngs=rngs)
         self.wpe = nnx.Embed(LENGTH, WIDTH, rngs=rngs)
         self.blocks = nnx.List([EncoderBlock(rngs=rngs) for _ in range(3)])
         self.ln_f = nnx.LayerNorm(WIDTH, rngs=rngs)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids):
         x = self.wte(ids) + self.wpe(jnp.arange(ids.shape[1]))[None]
         mask = nnx.make_causal_mask(ids)  # of the ids it reads the shape alone
         for block in self.blocks:
@@ -122,16 +116,15 @@ class DecoderOnly(nnx.Module):
 class BiasedAttention(nnx.Module):
     """T5's attention: no scale, and a bias of relative positions, which only the first block has weights for."""
 
-    def __init__(self, has_bias: bool, *, rngs: nnx.Rngs):
+    def __init__(self, has_bias, *, rngs):
         self.q, self.k, self.v, self.o = (nnx.Linear(WIDTH, WIDTH, use_bias=False, rngs=rngs) for _ in range(4))
         self.relative_bias = nnx.Embed(2 * LENGTH, 2, rngs=rngs) if has_bias else None
 
-    def bias(self, queries: int, keys: int) -> jax.Array:
+    def bias(self, queries, keys):
         offset = np.arange(keys)[None] - np.arange(queries)[:, None] + LENGTH
-        assert self.relative_bias is not None
         return self.relative_bias(jnp.asarray(offset)).transpose(2, 0, 1)[None]
 
-    def __call__(self, x: jax.Array, memory: jax.Array, bias: jax.Array | None) -> jax.Array:
+    def __call__(self, x, memory, bias):
         q, k, v = (f(a).reshape(*a.shape[:2], 2, -1) for f, a in ((self.q, x), (self.k, memory), (self.v, memory)))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
         if bias is not None:
@@ -143,7 +136,7 @@ class BiasedAttention(nnx.Module):
 class T5Block(nnx.Module):
     """Returns the hidden states and the bias of positions, which it got or made."""
 
-    def __init__(self, first: bool, is_decoder: bool, *, rngs: nnx.Rngs):
+    def __init__(self, first, is_decoder, *, rngs):
         self.is_decoder = is_decoder
         norms = 3 if is_decoder else 2
         self.norms = nnx.List([nnx.RMSNorm(WIDTH, rngs=rngs) for _ in range(norms)])
@@ -151,7 +144,7 @@ class T5Block(nnx.Module):
         self.cross_attention = BiasedAttention(False, rngs=rngs) if is_decoder else None
         self.mlp = MLP(rngs=rngs)
 
-    def __call__(self, x: jax.Array, bias: jax.Array | None, memory: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x, bias, memory):
         if bias is None:
             bias = self.self_attention.bias(x.shape[1], x.shape[1])
             if self.is_decoder:
@@ -164,11 +157,11 @@ class T5Block(nnx.Module):
 
 
 class T5Stack(nnx.Module):
-    def __init__(self, is_decoder: bool, *, rngs: nnx.Rngs):
+    def __init__(self, is_decoder, *, rngs):
         self.blocks = nnx.List([T5Block(i == 0, is_decoder, rngs=rngs) for i in range(3)])
         self.final_norm = nnx.RMSNorm(WIDTH, rngs=rngs)
 
-    def __call__(self, x: jax.Array, memory: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x, memory=None):
         bias = None
         for block in self.blocks:
             x, bias = block(x, bias, memory)
@@ -176,36 +169,36 @@ class T5Stack(nnx.Module):
 
 
 class T5(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.shared = nnx.Embed(WORDS, WIDTH, rngs=rngs)
         self.encoder = T5Stack(False, rngs=rngs)
         self.decoder = T5Stack(True, rngs=rngs)
         self.lm_head = nnx.Linear(WIDTH, WORDS, use_bias=False, rngs=rngs)
 
-    def __call__(self, ids: jax.Array, decoder_ids: jax.Array) -> jax.Array:
+    def __call__(self, ids, decoder_ids):
         table = self.shared.embedding[...]
         memory = self.encoder(self.shared(ids))
         return self.lm_head(self.decoder(table[decoder_ids], memory))
 
 
 class T5Classifier(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.shared = nnx.Embed(WORDS, WIDTH, rngs=rngs)
         self.encoder = T5Stack(False, rngs=rngs)
         self.head = nnx.Linear(WIDTH, 3, rngs=rngs)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids):
         return self.head(self.encoder(self.shared(ids)).mean(1))
 
 
-def ids(n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def ids(n):
     return (tokens(n, LENGTH, WORDS),), {}
 
 
-def padded(keyword: bool) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
+def padded(keyword):
     """Ids that end in zeros, and with `keyword` the mask of the others."""
 
-    def make(n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def make(n):
         mask = np.arange(LENGTH) < 3 + np.arange(n)[:, None] % (LENGTH - 2)
         ids = jnp.where(mask, tokens(n, LENGTH, WORDS), 0)
         return (ids,), {"attention_mask": jnp.asarray(mask)} if keyword else {}
@@ -213,12 +206,12 @@ def padded(keyword: bool) -> Callable[[int], tuple[tuple[Any, ...], dict[str, An
     return make
 
 
-def two_texts(n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def two_texts(n):
     return (tokens(n, LENGTH, WORDS), tokens(n, 5, WORDS, seed=1)), {}
 
 
 TUPLE = "its second output, the bias of positions, has no batch"
-KINDS: tuple[Kind, ...] = (
+KINDS = (
     kind(
         "BERT",
         make_nnx(Bert, "none"),

@@ -1,28 +1,24 @@
 """Kinds whose wiring is not a chain: graphs, ensembles, several inputs or outputs, gates, blocks computed twice."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from parity_tests.library.zoo._kind import Kind, floats, kind, make_linen, make_nnx, normal
+from parity_tests.library.zoo._kind import floats, kind, make_linen, make_nnx, normal
 
 WIDTH = 8
 
 
-def linear(into: int, out: int, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(into, out, rngs):
     return nnx.Linear(into, out, rngs=rngs)
 
 
 class MLP(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.layers = nnx.List([linear(6, WIDTH, rngs), linear(WIDTH, WIDTH, rngs), linear(WIDTH, WIDTH, rngs)])
         self.head = linear(WIDTH, 3, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         for layer in self.layers:
             x = nnx.relu(layer(x))
         return self.head(x)
@@ -30,24 +26,24 @@ class MLP(nnx.Module):
 
 class LinenMLP(linen.Module):
     @linen.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         for _ in range(3):
             x = linen.relu(linen.Dense(WIDTH)(x))
         return linen.Dense(3, name="head")(x)
 
 
 class Block(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.fc1, self.fc2 = linear(WIDTH, 2 * WIDTH, rngs), linear(2 * WIDTH, WIDTH, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         return x + self.fc2(nnx.relu(self.fc1(self.norm(x))))
 
 
 class RematBlock(Block):
     @nnx.remat
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         return super().__call__(x)
 
 
@@ -57,7 +53,7 @@ class Residual(nnx.Module):
     `remat`: computes blocks twice, "each" through a function, or "unbound" through `__call__` of their class.
     """
 
-    def __init__(self, *, rngs: nnx.Rngs, block: type = Block, outputs: str = "logits", remat: str = ""):
+    def __init__(self, *, rngs, block=Block, outputs="logits", remat=""):
         self.outputs, self.remat = outputs, remat
         self.stem = linear(6, WIDTH, rngs)
         self.blocks = nnx.List([block(rngs=rngs) for _ in range(3)])
@@ -65,7 +61,7 @@ class Residual(nnx.Module):
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.head = linear(WIDTH, 3, rngs)
 
-    def __call__(self, x: jax.Array) -> Any:
+    def __call__(self, x):
         x, auxiliary = self.stem(x), None
         apply = {"": lambda block, x: block(x), "each": nnx.remat(lambda block, x: block(x))}
         apply["unbound"] = nnx.remat(Block.__call__)
@@ -81,10 +77,10 @@ class Residual(nnx.Module):
 
 
 class HighwayLayer(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.transform, self.gate = linear(WIDTH, WIDTH, rngs), linear(WIDTH, WIDTH, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         t = nnx.sigmoid(self.gate(x))
         return t * nnx.relu(self.transform(x)) + (1 - t) * x
 
@@ -92,32 +88,32 @@ class HighwayLayer(nnx.Module):
 class MixtureBlock(nnx.Module):
     """A residual mixture of experts, each weighed by a router."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.router = linear(WIDTH, 3, rngs)
         self.experts = nnx.List([linear(WIDTH, WIDTH, rngs) for _ in range(3)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = self.norm(x)
         outputs = jnp.stack([nnx.relu(expert(y)) for expert in self.experts], 1)
         return x + jnp.einsum("be,bew->bw", nnx.softmax(self.router(y)), outputs)
 
 
 class GraphConv(nnx.Module):
-    def __init__(self, into: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, *, rngs):
         self.linear = linear(into, WIDTH, rngs)
 
-    def __call__(self, x: jax.Array, adjacency: jax.Array) -> jax.Array:
+    def __call__(self, x, adjacency):
         return adjacency @ self.linear(x)
 
 
 class GNN(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.convs = nnx.List([GraphConv(into, rngs=rngs) for into in (6, WIDTH, WIDTH)])
         self.readout = linear(WIDTH, WIDTH, rngs)
         self.head = linear(WIDTH, 3, rngs)
 
-    def __call__(self, x: jax.Array, adjacency: jax.Array) -> jax.Array:
+    def __call__(self, x, adjacency):
         for conv in self.convs:
             x = nnx.relu(conv(x, adjacency))
         return self.head(nnx.relu(self.readout(x.mean(1))))
@@ -126,13 +122,13 @@ class GNN(nnx.Module):
 class Ensemble(nnx.Module):
     """Members with stacked weights, on a common trunk of blocks or on the input."""
 
-    def __init__(self, *, rngs: nnx.Rngs, blocks: int):
+    def __init__(self, *, rngs, blocks):
         self.stem = linear(6, WIDTH, rngs) if blocks else None
         self.blocks = nnx.List([Block(rngs=rngs) for _ in range(blocks)])
         into = WIDTH if blocks else 6
         self.members = nnx.vmap(lambda rngs: Member(into, rngs=rngs))(rngs.split(3))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         if self.stem is not None:
             x = self.stem(x)
         for block in self.blocks:
@@ -141,23 +137,23 @@ class Ensemble(nnx.Module):
 
 
 class Member(nnx.Module):
-    def __init__(self, into: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, *, rngs):
         self.fc1, self.fc2, self.head = linear(into, WIDTH, rngs), linear(WIDTH, WIDTH, rngs), linear(WIDTH, 3, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         return self.head(nnx.relu(self.fc2(nnx.relu(self.fc1(x)))))
 
 
 class Siamese(nnx.Module):
     """Two inputs through one encoder, or each through its own."""
 
-    def __init__(self, *, rngs: nnx.Rngs, shared: bool):
+    def __init__(self, *, rngs, shared):
         self.first = Member(6, rngs=rngs)
         self.second = None if shared else Member(5, rngs=rngs)
         self.joint = nnx.List([linear(6, WIDTH, rngs), linear(WIDTH, WIDTH, rngs), linear(WIDTH, WIDTH, rngs)])
         self.head = linear(WIDTH, 3, rngs)
 
-    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def __call__(self, a, b):
         a, b = self.first(a), (self.first if self.second is None else self.second)(b)
         x = jnp.concatenate([jnp.abs(a - b), a * b], -1)
         for layer in self.joint:
@@ -168,26 +164,26 @@ class Siamese(nnx.Module):
 class Similarity(nnx.Module):
     """Compares the batch with given vectors, one for each class, which are no part of it."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.stem = linear(6, WIDTH, rngs)
         self.blocks = nnx.List([Block(rngs=rngs) for _ in range(3)])
 
-    def __call__(self, x: jax.Array, classes: jax.Array, *, temperature: jax.Array) -> jax.Array:
+    def __call__(self, x, classes, *, temperature):
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True) @ classes.T / temperature
 
 
-def vectors(n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def vectors(n):
     return (normal(n, 6), normal(7, WIDTH)), {"temperature": jnp.float32(0.5)}
 
 
-def graphs(n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def graphs(n):
     return (normal(n, 5, 6), nnx.softmax(2 * normal(n, 5, 5))), {}
 
 
-def two(second: int) -> Any:
+def two(second):
     return lambda n: ((normal(n, 6), normal(n, second, seed=1)), {})
 
 
@@ -195,7 +191,7 @@ VECTOR = floats(6)
 BLOCKS = "blocks.0 blocks.1 blocks.2"
 CHAIN = f"stem {BLOCKS} norm head"
 INSIDE = "blocks.0.norm blocks.0.fc1 blocks.1.fc2 blocks.2.fc1"
-KINDS: tuple[Kind, ...] = (
+KINDS = (
     kind(
         "MLP",
         make_nnx(MLP),

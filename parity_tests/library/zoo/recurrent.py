@@ -1,26 +1,22 @@
 """Networks that go over time: their cells run in a loop, with the same weights each time."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from parity_tests.library.zoo._kind import Kind, floats, kind, make_linen, make_nnx, tokens
+from parity_tests.library.zoo._kind import floats, kind, make_linen, make_nnx, tokens
 
 WIDTH, WORDS = 8, 11
 
 
-def lstm(into: int, rngs: nnx.Rngs, **kwargs: Any) -> nnx.RNN:
+def lstm(into, rngs, **kwargs):
     return nnx.RNN(nnx.LSTMCell(into, WIDTH, rngs=rngs), rngs=rngs, **kwargs)
 
 
 class LSTM(nnx.Module):
     """`form`: "one" layer, "two", "both" directions, or "tokens", two layers on embedded ids."""
 
-    def __init__(self, form: str, *, rngs: nnx.Rngs):
+    def __init__(self, form, *, rngs):
         self.embed = nnx.Embed(WORDS, 6, rngs=rngs) if form == "tokens" else None
         if form == "both":
             self.rnns = nnx.List([nnx.Bidirectional(lstm(6, rngs), lstm(6, rngs), rngs=rngs)])
@@ -29,7 +25,7 @@ class LSTM(nnx.Module):
         self.hidden = nnx.Linear(2 * WIDTH if form == "both" else WIDTH, WIDTH, rngs=rngs)
         self.head = nnx.Linear(WIDTH, 3, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         if self.embed is not None:
             x = self.embed(x)
         for rnn in self.rnns:
@@ -40,14 +36,14 @@ class LSTM(nnx.Module):
 class LoopedLSTM(nnx.Module):
     """A cell in a loop that the user wrote, `jax.lax.scan` or `nnx.scan`."""
 
-    def __init__(self, loop: str, *, rngs: nnx.Rngs):
+    def __init__(self, loop, *, rngs):
         self.loop = loop
         self.project = nnx.Linear(6, WIDTH, rngs=rngs)
         self.cell = nnx.LSTMCell(WIDTH, WIDTH, rngs=rngs)
         self.hidden = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.head = nnx.Linear(WIDTH, 3, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         steps = self.project(x).swapaxes(0, 1)
         carry = jnp.zeros((x.shape[0], WIDTH)), jnp.zeros((x.shape[0], WIDTH))
         if self.loop == "jax.lax.scan":
@@ -62,14 +58,14 @@ class LoopedLSTM(nnx.Module):
 
 class LinenLSTM(linen.Module):
     @linen.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = linen.RNN(linen.OptimizedLSTMCell(WIDTH), name="rnn_0")(x)
         x = linen.RNN(linen.OptimizedLSTMCell(WIDTH), name="rnn_1")(x)
         return linen.Dense(3, name="head")(linen.relu(linen.Dense(WIDTH, name="hidden")(x[:, -1])))
 
 
 SEQUENCE = floats(5, 6)
-KINDS: tuple[Kind, ...] = (
+KINDS = (
     kind("LSTM", make_nnx(LSTM, "one"), SEQUENCE, "rnns.0", "rnns.0 hidden head", "", also="hidden"),
     kind(
         "LSTM of two layers",

@@ -1,26 +1,22 @@
 """Residual and densely connected networks for images."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from parity_tests.library.zoo._kind import Kind, floats, kind, make_linen, make_nnx
+from parity_tests.library.zoo._kind import floats, kind, make_linen, make_nnx
 
 IMAGE = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
 
 
-def conv(into: int, out: int, size: int, rngs: nnx.Rngs, stride: int = 1, **kwargs: Any) -> nnx.Conv:
+def conv(into, out, size, rngs, stride=1, **kwargs):
     return nnx.Conv(into, out, (size, size), stride, use_bias=False, rngs=rngs, **kwargs)
 
 
 class PreActBlock(nnx.Module):
     """BatchNorm and ReLU first; where the shape changes, the shortcut starts after them."""
 
-    def __init__(self, into: int, out: int, stride: int, *, rngs: nnx.Rngs, dropout: float = 0.0):
+    def __init__(self, into, out, stride, *, rngs, dropout=0.0):
         self.bn1 = nnx.BatchNorm(into, rngs=rngs)
         self.conv1 = conv(into, out, 3, rngs, stride)
         self.bn2 = nnx.BatchNorm(out, rngs=rngs)
@@ -28,21 +24,21 @@ class PreActBlock(nnx.Module):
         self.conv2 = conv(out, out, 3, rngs)
         self.shortcut = conv(into, out, 1, rngs, stride) if stride != 1 or into != out else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = nnx.relu(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(y)
         return shortcut + self.conv2(self.dropout(nnx.relu(self.bn2(self.conv1(y)))))
 
 
 class PreActResNet(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.stem = conv(3, 8, 3, rngs)
         self.layer1 = nnx.Sequential(PreActBlock(8, 8, 1, rngs=rngs), PreActBlock(8, 8, 1, rngs=rngs))
         self.layer2 = nnx.Sequential(PreActBlock(8, 16, 2, rngs=rngs), PreActBlock(16, 16, 1, rngs=rngs))
         self.bn = nnx.BatchNorm(16, rngs=rngs)
         self.head = nnx.Linear(16, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = self.layer2(self.layer1(self.stem(x)))
         return self.head(nnx.relu(self.bn(x)).mean((1, 2)))
 
@@ -50,14 +46,14 @@ class PreActResNet(nnx.Module):
 class BasicBlock(nnx.Module):
     expansion = 1
 
-    def __init__(self, into: int, width: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, width, stride, *, rngs):
         self.conv1 = conv(into, width, 3, rngs, stride)
         self.bn1 = nnx.BatchNorm(width, rngs=rngs)
         self.conv2 = conv(width, width, 3, rngs)
         self.bn2 = nnx.BatchNorm(width, rngs=rngs)
         self.downsample = downsample(into, width, stride, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x)))))
         return nnx.relu(y + (x if self.downsample is None else self.downsample(x)))
 
@@ -65,7 +61,7 @@ class BasicBlock(nnx.Module):
 class Bottleneck(nnx.Module):
     expansion = 2
 
-    def __init__(self, into: int, width: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, width, stride, *, rngs):
         out = width * self.expansion
         self.conv1 = conv(into, width, 1, rngs)
         self.bn1 = nnx.BatchNorm(width, rngs=rngs)
@@ -75,13 +71,13 @@ class Bottleneck(nnx.Module):
         self.bn3 = nnx.BatchNorm(out, rngs=rngs)
         self.downsample = downsample(into, out, stride, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = self.bn3(self.conv3(nnx.relu(self.bn2(self.conv2(y)))))
         return nnx.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def downsample(into: int, out: int, stride: int, rngs: nnx.Rngs) -> nnx.Sequential | None:
+def downsample(into, out, stride, rngs):
     if stride == 1 and into == out:
         return None
     return nnx.Sequential(conv(into, out, 1, rngs, stride), nnx.BatchNorm(out, rngs=rngs))
@@ -90,7 +86,7 @@ def downsample(into: int, out: int, stride: int, rngs: nnx.Rngs) -> nnx.Sequenti
 class ResNet(nnx.Module):
     """As torchvision's: blocks end in a ReLU, and only a mean and a Linear follow the last."""
 
-    def __init__(self, block: type, stages: type, *, rngs: nnx.Rngs):
+    def __init__(self, block, stages, *, rngs):
         self.conv1 = conv(3, 8, 3, rngs)
         self.bn1 = nnx.BatchNorm(8, rngs=rngs)
         blocks, into = [], 8
@@ -102,7 +98,7 @@ class ResNet(nnx.Module):
         self.layer2 = stages(*blocks[2:]) if sequential else stages(blocks[2:])
         self.fc = nnx.Linear(into, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = nnx.max_pool(x, (3, 3), (2, 2), "SAME")
         for stage in (self.layer1, self.layer2):
@@ -116,8 +112,8 @@ class LinenBlock(linen.Module):
     stride: int = 1
 
     @linen.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def norm(y: jax.Array, name: str) -> jax.Array:
+    def __call__(self, x, train):
+        def norm(y, name):
             return linen.BatchNorm(use_running_average=not train, name=name)(y)
 
         y = linen.Conv(self.width, (3, 3), self.stride, use_bias=False)(x)
@@ -133,7 +129,7 @@ class LinenResNet(linen.Module):
     """A torchvision ResNet as one writes it in Linen, all in `__call__`."""
 
     @linen.compact
-    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
+    def __call__(self, x, train=True):
         x = linen.Conv(8, (3, 3), use_bias=False, name="conv_init")(x)
         x = linen.relu(linen.BatchNorm(use_running_average=not train, name="bn_init")(x))
         for width, stride in ((8, 1), (8, 1), (12, 2), (12, 1)):
@@ -144,28 +140,28 @@ class LinenResNet(linen.Module):
 class NetworkBlock(nnx.Module):
     """A stage of a WideResNet: called a block, it is a stack of them."""
 
-    def __init__(self, into: int, out: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, out, stride, *, rngs):
         blocks = (
             PreActBlock(into, out, stride, rngs=rngs, dropout=0.3),
             PreActBlock(out, out, 1, rngs=rngs, dropout=0.3),
         )
         self.layer = nnx.List(blocks)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         for block in self.layer:
             x = block(x)
         return x
 
 
 class WideResNet(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.conv1 = conv(3, 8, 3, rngs)
         self.block1 = NetworkBlock(8, 12, 1, rngs=rngs)
         self.block2 = NetworkBlock(12, 16, 2, rngs=rngs)
         self.bn1 = nnx.BatchNorm(16, rngs=rngs)
         self.fc = nnx.Linear(16, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = nnx.relu(self.bn1(self.block2(self.block1(self.conv1(x)))))
         return self.fc(x.mean((1, 2)))
 
@@ -173,7 +169,7 @@ class WideResNet(nnx.Module):
 class StdConv(nnx.Conv):
     """A convolution with standardised weights."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+    def __call__(self, x):
         kernel = self.kernel[...]
         mean, var = kernel.mean((0, 1, 2), keepdims=True), kernel.var((0, 1, 2), keepdims=True)
         return jax.lax.conv_general_dilated(
@@ -182,7 +178,7 @@ class StdConv(nnx.Conv):
 
 
 class BiTUnit(nnx.Module):
-    def __init__(self, into: int, out: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, out, stride, *, rngs):
         self.gn1 = nnx.GroupNorm(into, 4, rngs=rngs)
         self.conv1 = StdConv(into, 8, (1, 1), (1, 1), use_bias=False, rngs=rngs)
         self.gn2 = nnx.GroupNorm(8, 4, rngs=rngs)
@@ -192,7 +188,7 @@ class BiTUnit(nnx.Module):
         project = StdConv(into, out, (1, 1), (stride, stride), use_bias=False, rngs=rngs)
         self.conv_proj = project if stride != 1 or into != out else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = nnx.relu(self.gn1(x))
         residual = x if self.conv_proj is None else self.conv_proj(y)
         y = self.conv2(nnx.relu(self.gn2(self.conv1(y))))
@@ -200,14 +196,14 @@ class BiTUnit(nnx.Module):
 
 
 class BiT(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.root = StdConv(3, 8, (3, 3), (1, 1), use_bias=False, rngs=rngs)
         sizes = ((8, 16, 1), (16, 16, 1)), ((16, 24, 2), (24, 24, 1))
         self.body = nnx.List([nnx.List([BiTUnit(*size, rngs=rngs) for size in stage]) for stage in sizes])
         self.norm = nnx.GroupNorm(24, 4, rngs=rngs)
         self.head = nnx.Conv(24, 10, (1, 1), rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = nnx.max_pool(self.root(x), (3, 3), (2, 2), "SAME")
         for stage in self.body:
             for unit in stage:
@@ -219,25 +215,25 @@ class BiT(nnx.Module):
 class DenseLayer(nnx.Module):
     """Puts out the new features alone, or joined to what it got."""
 
-    def __init__(self, into: int, *, rngs: nnx.Rngs, joins: bool):
+    def __init__(self, into, *, rngs, joins):
         self.joins = joins
         self.norm1 = nnx.BatchNorm(into, rngs=rngs)
         self.conv1 = conv(into, 8, 1, rngs)
         self.norm2 = nnx.BatchNorm(8, rngs=rngs)
         self.conv2 = conv(8, 4, 3, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         y = self.conv1(nnx.relu(self.norm1(x)))
         y = self.conv2(nnx.relu(self.norm2(y)))
         return jnp.concatenate([x, y], -1) if self.joins else y
 
 
 class DenseBlock(nnx.Module):
-    def __init__(self, into: int, *, rngs: nnx.Rngs, joins: bool):
+    def __init__(self, into, *, rngs, joins):
         self.joins = joins
         self.layers = nnx.List([DenseLayer(into + 4 * i, rngs=rngs, joins=joins) for i in range(2)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         if self.joins:
             for layer in self.layers:
                 x = layer(x)
@@ -249,17 +245,17 @@ class DenseBlock(nnx.Module):
 
 
 class Transition(nnx.Module):
-    def __init__(self, into: int, out: int, *, rngs: nnx.Rngs):
+    def __init__(self, into, out, *, rngs):
         self.norm = nnx.BatchNorm(into, rngs=rngs)
         self.conv = conv(into, out, 1, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = self.conv(nnx.relu(self.norm(x)))
         return x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
 
 
 class DenseNet(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs, joins: bool):
+    def __init__(self, *, rngs, joins):
         self.conv0 = conv(3, 8, 3, rngs)
         self.norm0 = nnx.BatchNorm(8, rngs=rngs)
         self.blocks = nnx.List([DenseBlock(8, rngs=rngs, joins=joins) for _ in range(3)])
@@ -267,7 +263,7 @@ class DenseNet(nnx.Module):
         self.norm5 = nnx.BatchNorm(16, rngs=rngs)
         self.classifier = nnx.Linear(16, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = nnx.max_pool(nnx.relu(self.norm0(self.conv0(x))), (2, 2), (2, 2))
         x = self.transitions[0](self.blocks[0](x))
         x = self.transitions[1](self.blocks[1](x))
@@ -276,7 +272,7 @@ class DenseNet(nnx.Module):
 
 
 PIXELS = floats(16, 16, 3)
-KINDS: tuple[Kind, ...] = (
+KINDS = (
     kind(
         "pre-activation ResNet",
         make_nnx(PreActResNet),

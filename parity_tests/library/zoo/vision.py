@@ -1,42 +1,38 @@
 """Image models of patches: ViT in NNX, in Linen and scanned in both, with its two kinds of head; MLP-Mixer."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from parity_tests.library.zoo._kind import Kind, floats, kind, make_linen, make_nnx
+from parity_tests.library.zoo._kind import floats, kind, make_linen, make_nnx
 
 WIDTH = 8
 IMAGE = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
 
 
-def attention(rngs: nnx.Rngs, width: int = WIDTH) -> nnx.MultiHeadAttention:
+def attention(rngs, width=WIDTH):
     return nnx.MultiHeadAttention(2, width, decode=False, rngs=rngs)
 
 
 class MLP(nnx.Module):
-    def __init__(self, width: int = WIDTH, *, rngs: nnx.Rngs):
+    def __init__(self, width=WIDTH, *, rngs):
         self.fc1 = nnx.Linear(width, 2 * width, rngs=rngs)
         self.fc2 = nnx.Linear(2 * width, width, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         return self.fc2(nnx.gelu(self.fc1(x)))
 
 
 class EncoderBlock(nnx.Module):
     """A transformer's block, normalised before each branch."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.norm1 = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.attention = attention(rngs)
         self.norm2 = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.mlp = MLP(rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x, mask=None):
         x = x + self.attention(self.norm1(x), mask=mask)
         return x + self.mlp(self.norm2(x))
 
@@ -44,13 +40,13 @@ class EncoderBlock(nnx.Module):
 class MAPHead(nnx.Module):
     """A learned probe attends to the tokens."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.probe = nnx.Param(jnp.zeros((1, 1, WIDTH)))
         self.attention = attention(rngs)
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.mlp = MLP(rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, WIDTH))
         y = self.attention(probe, x, x)
         return (y + self.mlp(self.norm(y)))[:, 0]
@@ -62,7 +58,7 @@ class ViT(nnx.Module):
     `head`: a class token or attention pooling.
     """
 
-    def __init__(self, *, rngs: nnx.Rngs, blocks: str = "list", head: str = "token"):
+    def __init__(self, *, rngs, blocks="list", head="token"):
         self.unbound = blocks == "scanned unbound"
         self.patch_embed = nnx.Conv(3, WIDTH, (4, 4), 4, padding="VALID", rngs=rngs)
         self.cls_token = nnx.Param(jnp.zeros((1, 1, WIDTH))) if head == "token" else None
@@ -76,7 +72,7 @@ class ViT(nnx.Module):
         self.pool = MAPHead(rngs=rngs) if head == "map" else None
         self.head = nnx.Linear(WIDTH, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = self.patch_embed(x)
         x = x.reshape(x.shape[0], -1, WIDTH)
         if self.cls_token is not None:
@@ -90,7 +86,7 @@ class ViT(nnx.Module):
         x = self.norm(x)
         return self.head(x[:, 0] if self.pool is None else self.pool(x))
 
-    def scanned(self, x: jax.Array) -> jax.Array:
+    def scanned(self, x):
         if self.unbound:
             return nnx.scan(EncoderBlock.__call__, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry)(self.blocks, x)
         return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
@@ -98,7 +94,7 @@ class ViT(nnx.Module):
 
 class LinenMlpBlock(linen.Module):
     @linen.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         return linen.Dense(WIDTH)(linen.gelu(linen.Dense(2 * WIDTH)(x)))
 
 
@@ -106,7 +102,7 @@ class LinenEncoderBlock(linen.Module):
     """Returns a pair, as a block that is scanned must."""
 
     @linen.compact
-    def __call__(self, x: jax.Array, train: bool) -> Any:
+    def __call__(self, x, train):
         y = linen.LayerNorm()(x)
         x = x + linen.MultiHeadDotProductAttention(2)(y, y)
         y = LinenMlpBlock()(linen.LayerNorm()(x))
@@ -115,7 +111,7 @@ class LinenEncoderBlock(linen.Module):
 
 class LinenUnscannedBlock(LinenEncoderBlock):
     @linen.compact
-    def __call__(self, x: jax.Array, train: bool) -> Any:
+    def __call__(self, x, train):
         return super().__call__(x, train)[0]
 
 
@@ -124,7 +120,7 @@ class LinenViT(linen.Module):
     remat: bool = False
 
     @linen.compact
-    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
+    def __call__(self, x, train=True):
         x = linen.Conv(WIDTH, (4, 4), 4, padding="VALID", name="embedding")(x)
         x = x.reshape(x.shape[0], -1, WIDTH)
         token = self.param("cls", linen.initializers.zeros, (1, 1, WIDTH))
@@ -147,25 +143,25 @@ class LinenViT(linen.Module):
 
 
 class MixerBlock(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.norm1 = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.token_mixing = MLP(16, rngs=rngs)
         self.norm2 = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.channel_mixing = MLP(WIDTH, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = x + self.token_mixing(self.norm1(x).swapaxes(1, 2)).swapaxes(1, 2)
         return x + self.channel_mixing(self.norm2(x))
 
 
 class Mixer(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, rngs):
         self.stem = nnx.Conv(3, WIDTH, (4, 4), 4, padding="VALID", rngs=rngs)
         self.blocks = nnx.Sequential(*[MixerBlock(rngs=rngs) for _ in range(3)])
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.head = nnx.Linear(WIDTH, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x):
         x = self.stem(x).reshape(x.shape[0], -1, WIDTH)
         return self.head(self.norm(self.blocks(x)).mean(1))
 
@@ -180,7 +176,7 @@ LINEN_INSIDE = (
     "encoderblock.0.LayerNorm_0 encoderblock.0.MultiHeadDotProductAttention_0.query encoderblock.1.LinenMlpBlock_0 "
     "encoderblock.1.MultiHeadDotProductAttention_0.value encoderblock.2.LinenMlpBlock_0.Dense_1"
 )
-KINDS: tuple[Kind, ...] = (
+KINDS = (
     kind("ViT", make_nnx(ViT), PIXELS, BLOCKS, f"patch_embed dropout {BLOCKS} norm head", INSIDE),
     kind(
         "ViT, scanned",
