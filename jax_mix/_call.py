@@ -45,7 +45,7 @@ class Call:
         return dataclasses.replace(self, args=tuple(args), kwargs=kwargs)
 
 
-def as_call(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], variables: Any, method: Any, mixed: Any) -> Call:
+def call_of(model: Any, *args: Any, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any) -> Call:
     """The call of `model` whose first argument and those that `mixed` names are the input.
 
     A first argument of None stands for none: the model takes its input by keyword.
@@ -84,6 +84,8 @@ def _method(model: Any, method: Any) -> Any:
         return method
     if getattr(method, "__self__", None) is model:
         return getattr(method, "__func__", method)
+    if isinstance(getattr(method, "__self__", None), (nnx.Module, linen.Module)):
+        raise ValueError("method is bound to another model than the one given: pass its name, as in method='encode'.")
     kind = type(model)
     if method is None and not callable(model):
         raise TypeError(f"{kind.__name__} has no __call__: name a method, as in method='encode'. {_methods(kind)}")

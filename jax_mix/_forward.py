@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mix._call import as_call
+from jax_mix._call import call_of
 from jax_mix._checks import batch_size, is_concrete
 from jax_mix._layers import find_layers, in_loop, not_found
 from jax_mix._leaves import map_leaves, mixed_leaves, shapes
@@ -69,7 +69,7 @@ def forward(
     >>> jax_mix.forward(model, jnp.ones((16, 4)), mix).shape
     (16, 2)
     """
-    call = as_call(model, (x, *args), kwargs, variables, method, mixed)
+    call = call_of(model, x, *args, variables=variables, method=method, mixed=mixed, **kwargs)
     if mix is None:
         return run(call, None, ())
     check_mix(mix)

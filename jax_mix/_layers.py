@@ -13,7 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jax_mix._call import Call, as_call
+from jax_mix._call import Call, call_of
 from jax_mix._checks import shown, suggest
 from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
@@ -64,7 +64,7 @@ def list_layers(
     layers.0 Linear (16, 8)
     layers.2 Linear (16, 2)
     """
-    return find_layers(as_call(model, args, kwargs, variables, method, mixed))
+    return find_layers(call_of(model, *args, variables=variables, method=method, mixed=mixed, **kwargs))
 
 
 def find_layers(call: Call) -> tuple[Layer, ...]:

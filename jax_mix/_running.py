@@ -3,10 +3,10 @@
 `run` calls an unmodified NNX or Linen model and shows each wanted module's first output to a hook. Two facts
 make the same idea work under remat and scan, whose bodies JAX may trace more than once:
 
-- NNX: a shallow copy of the model shares every Variable; in it, a wanted module's class is a subclass that
-  overrides `__call__` alone. Beside its weights rides a Variable, the iteration: 0, or 0..N-1 if its weights
-  may be stacked, which a scan over them cuts to a number. The first call sets it to -1, so "first call only" is
-  state that JAX's transformations carry, not a Python flag that a second trace would find set.
+- NNX: a shallow copy of the model shares every Variable; in it, a wanted module holds a tap, to which its class's
+  `__call__` shows the output while the copy runs. Beside its weights rides a Variable, the iteration: 0, or 0..N-1
+  if its weights may be stacked, which a scan over them cuts to a number. The first call sets it to -1, so "first call
+  only" is state that JAX's transformations carry, not a Python flag that a second trace would find set.
 - Linen: `intercept_methods` sees each output. The iteration rides among the parameters in the same way, and
   what was called is a mutable collection.
 """
@@ -47,6 +47,11 @@ def run(call: Call, hook: Hook | None, paths: Collection[str] | None, uncertain:
         if hook is None or (paths is not None and not paths):
             return model.apply(variables, *call.args, method=call.method, **call.kwargs)
         return run_linen(call, hook, paths, uncertain)
+    if hasattr(model, "apply_fn"):
+        raise TypeError(
+            f"model must be a Flax model, got a {type(model).__name__}, which holds one: "
+            "forward(state.apply_fn, x, mix, variables={'params': state.params})."
+        )
     raise TypeError(
         f"model must be a Flax NNX model, or a Flax Linen module with variables=..., got {type(model).__name__}."
     )

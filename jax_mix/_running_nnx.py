@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,11 @@ from flax import errors, nnx
 
 from jax_mix._call import Call
 from jax_mix._checks import is_concrete
+from jax_mix._intercepting import TAP, intercepted, set_attribute
 from jax_mix._iterations import ITERATION, iterations, shared_length, warn_called_again
 
 if TYPE_CHECKING:
     from jax_mix._running import Hook
-
-_TAP = "jax_mix_tap"
 
 
 def call_nnx(model: Any, call: Call) -> Any:
@@ -32,41 +30,49 @@ def call_nnx(model: Any, call: Call) -> Any:
 def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: set[str]) -> Any:
     model: nnx.Module = call.model
     copy = nnx.clone(model, variables=False)  # new modules, the same Variables
-    originals = dict(nnx.iter_modules(model))
-    copies = dict(nnx.iter_modules(copy))
+    originals, copies = _nodes(model), _nodes(copy)
     points = []
     for path, module in copies.items():
         name = ".".join(map(str, path))
-        if not path or not callable(module) or (paths is not None and name not in paths):
+        if not path or (paths is not None and name not in paths):
+            continue
+        if not isinstance(module, nnx.Module) or not callable(module):
             continue
         if isinstance(module, nnx.bridge.ToNNX):  # takes all its attributes for the Linen module's variables
             continue
         kind, length = _nnx_iteration(copies, path)
         point = _Tap(name, hook, length)
-        setattr(module, _TAP, point)
-        setattr(module, ITERATION, kind(iterations(length)))
+        set_attribute(module, TAP, point)
+        set_attribute(module, ITERATION, kind(iterations(length)))
         points.append((module, point))
-        object.__setattr__(module, "__class__", _mixing(type(module)))
     before = {path: dict(vars(module)) for path, module in copies.items()}
     try:
-        y = call_nnx(copy, call)
+        with intercepted({type(module) for module, _ in points}):
+            y = call_nnx(copy, call)
     finally:
         for _, point in points:
             point.hook = None  # a compilation cache may keep the point: it must not keep the tracers
     for module, point in points:
-        value = getattr(module, ITERATION).get_value()
+        value = vars(module)[ITERATION].get_value()
         if point.called and is_concrete(value) and np.all(np.asarray(value) >= 0):
             uncertain.add(point.path)
     original_of = {id(copies[path]): original for path, original in originals.items()}
     for path, module in copies.items():  # attributes that the forward pass set, sown Variables among them
         for attribute, value in vars(module).items():
             changed = before[path].get(attribute, _Tap) is not value
-            if changed and attribute not in (_TAP, ITERATION) and not attribute.startswith("_pytree__"):
-                setattr(originals[path], attribute, original_of.get(id(value), value))
+            if changed and attribute not in (TAP, ITERATION) and not attribute.startswith("_pytree__"):
+                set_attribute(originals[path], attribute, original_of.get(id(value), value))
+        for attribute in before[path].keys() - vars(module).keys():
+            nnx.Pytree.__delattr__(originals[path], attribute)
     return y
 
 
-def _nnx_iteration(modules: dict[Any, nnx.Module], path: tuple[Any, ...]) -> tuple[type[nnx.Variable], int | None]:
+def _nodes(model: nnx.Module) -> dict[Any, nnx.Pytree]:
+    """The modules of a model, and what else holds attributes, such as `nnx.List`, by their paths."""
+    return {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Pytree)}
+
+
+def _nnx_iteration(modules: dict[Any, nnx.Pytree], path: tuple[Any, ...]) -> tuple[type[nnx.Variable], int | None]:
     """The Variable type for a module's iteration, and the length its weights may be stacked to.
 
     Both are those of its own Variables, or for a module without any, of the nearest module around it: a scan
@@ -90,7 +96,9 @@ class _Tap:
     called: bool = False
 
     def __call__(self, module: nnx.Module, output: Any, inputs: Any) -> Any:
-        variable = getattr(module, ITERATION)
+        if self.hook is None:
+            return output  # kept after its forward pass, and called in another
+        variable = vars(module)[ITERATION]
         value = variable.get_value()
         value = np.asarray(value) if is_concrete(value) else value  # jax.numpy's operations would be traced inside jit
         stacked = self.length if self.length is not None and np.ndim(value) == 0 else None
@@ -98,25 +106,8 @@ class _Tap:
         if is_concrete(iteration) and iteration < 0:
             warn_called_again(self.path)
             return output
-        assert self.hook is not None, "a mixed module was kept after its forward pass and called again"
         self.called = True
-        output = self.hook(self.path, type(module).__mro__[1], iteration, stacked, output, inputs)
+        output = self.hook(self.path, type(module), iteration, stacked, output, inputs)
         with contextlib.suppress(errors.TraceContextError):  # inside a bare jax transform that only reads the module
             variable.set_value(np.full(np.shape(value), -1, np.int32))
         return output
-
-
-@functools.cache
-def _mixing(cls: type[nnx.Module]) -> type[nnx.Module]:
-    """A subclass of `cls` whose calls go through its point: `isinstance` and attributes stay as they were."""
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, _TAP)(self, cls.__call__(self, *args, **kwargs), (args, kwargs))  # type: ignore[operator]
-
-    body = {
-        "__call__": __call__,
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-    }
-    return type(cls)(cls.__name__, (cls,), body, pytree=cls._pytree__is_pytree)  # type: ignore[call-arg, attr-defined, misc]
