@@ -45,7 +45,7 @@ class Call:
         return dataclasses.replace(self, args=tuple(args), kwargs=kwargs)
 
 
-def call_of(model: Any, *args: Any, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any) -> Call:
+def as_call(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], variables: Any, method: Any, mixed: Any) -> Call:
     """The call of `model` whose first argument and those that `mixed` names are the input.
 
     A first argument of None stands for none: the model takes its input by keyword.
@@ -55,6 +55,8 @@ def call_of(model: Any, *args: Any, variables: Any = None, method: Any = None, m
     owner = getattr(model, "__self__", None)
     if isinstance(owner, linen.Module) and getattr(model, "__name__", "") == "apply":
         model = owner  # a TrainState's apply_fn
+    if isinstance(model, nnx.Module) and variables is not None:
+        raise TypeError("variables is for Linen models; an NNX model holds its own.")
     method = _method(model, method)
     first: tuple[int, ...] = (0,) if args and args[0] is not None else ()
     args = args if first else args[1:]
@@ -76,6 +78,11 @@ def call_of(model: Any, *args: Any, variables: Any = None, method: Any = None, m
         if not jax.tree.leaves(value):
             raise ValueError(f"{'x' if at == 0 else shown(at)} holds no array to mix.")
     return call
+
+
+def input_of(model: Any, x: Any, *, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any) -> Any:
+    """The arguments that `forward`, called so, mixes at the input."""
+    return as_call(model, (x,), kwargs, variables, method, mixed).inputs
 
 
 def _method(model: Any, method: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jax_mix._call import call_of
+from jax_mix._call import input_of
 from jax_mix._checks import check_same_length
 from jax_mix._forward import forward
 from jax_mix._methods import CutMix, ManifoldMixup, MixUp
@@ -119,7 +119,7 @@ def manifold_mixup(
     """
     fields = {field.name for field in dataclasses.fields(ManifoldMixup)} & options.keys()
     method = ManifoldMixup(alpha, layers=layers, **{name: options.pop(name) for name in fields})
-    inputs = call_of(model, x, **options).inputs
+    inputs = input_of(model, x, **options)
     check_same_length(inputs, y)
     mix = method.sample(key, jax.tree.leaves(inputs)[0].shape)
     return forward(model, x, mix, **options), mix.targets(y)

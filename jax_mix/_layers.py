@@ -13,10 +13,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jax_mix._call import Call, call_of
-from jax_mix._checks import shown, suggest
+from jax_mix._call import Call, as_call
+from jax_mix._checks import suggest
 from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
+from jax_mix._tracing import program_of, with_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -64,16 +65,20 @@ def list_layers(
     layers.0 Linear (16, 8)
     layers.2 Linear (16, 2)
     """
-    return find_layers(call_of(model, *args, variables=variables, method=method, mixed=mixed, **kwargs))
+    return find_layers(as_call(model, args, kwargs, variables, method, mixed))
 
 
 def find_layers(call: Call) -> tuple[Layer, ...]:
     """`list_layers` of a call."""
+    call = with_shapes(call)
     found: dict[str, tuple[type, int | None, Any]] = {}
+    nested_stacks: set[str] = set()
 
     def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any, inputs: Any) -> Any:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
         found.setdefault(path, (type_, stacked, shapes))
+        if iteration is None:
+            nested_stacks.add(path)
         mark = functools.partial(checkpoint_name, name=f"{_MARK}:{path}")  # to find it in the jaxpr; an identity
         return jax.tree.map(lambda a: mark(a) if isinstance(a, jax.Array) else a, output)
 
@@ -83,27 +88,19 @@ def find_layers(call: Call) -> tuple[Layer, ...]:
 
     arrays = [leaf for a, leaf in zip(is_array, leaves, strict=True) if a]
 
-    def trace(arrays: list[Any], hook: Hook | None) -> None:
+    def trace(arrays: list[Any], hook: Hook | None, nested: bool = False) -> None:
         # Copies of what NNX mutates (the model, Rngs) belong to this trace alone.
         remaining = iter(arrays)
         full = [next(remaining) if a else fresh(leaf) for a, leaf in zip(is_array, leaves, strict=True)]
         variables, args, kwargs = jax.tree.unflatten(tree, full)
         copy = dataclasses.replace(call, model=fresh(call.model), variables=variables, args=args, kwargs=kwargs)
-        run(copy, hook, None)
+        run(copy, hook, None, nested=nested)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is really run
-        try:
-            program = jax.make_jaxpr(functools.partial(trace, hook=hook))(arrays)
-        except (IndexError, TypeError, ValueError) as error:
-            jax.eval_shape(functools.partial(trace, hook=None), arrays)  # what the model itself raises comes first
-            raise ValueError(
-                f"the model's layers cannot be listed ({type(error).__name__}: {shown(str(error))}): its blocks are "
-                "scanned over weights in a way that cannot be followed, nested or stacked along another axis than the "
-                "first. Name layers outside of that scan by plain paths, and do without bind."
-            ) from error
+        program, _, _ = program_of(trace, arrays, hook, restart=found.clear)
 
-    in_loops = _in_loops(program.jaxpr)
+    in_loops = _in_loops(program.jaxpr) | nested_stacks
     layers = []
     for path, (type_, stacked, output) in found.items():
         if stacked is None:
@@ -133,14 +130,14 @@ def _in_loops(jaxpr: Jaxpr, looped: bool = False) -> set[str]:
 def in_loop(what: str) -> str:
     return (
         f"{what} runs in a loop with the same weights each time (or with weights stacked along another axis than the "
-        "first), where it cannot be mixed at one call alone: mix outside of the loop."
+        "first, or in a stack of stacks), where it cannot be mixed at one call alone: mix outside of the loop."
     )
 
 
 def not_found(what: str, name: str, model: Any, found: tuple[Layer, ...]) -> str:
     """Why `name`, called `what` in the message, is not among the layers `found`."""
     names = [l.name for l in found]
-    if not isinstance(model, nnx.Module):
+    if not isinstance(model, nnx.Module) or isinstance(model, nnx.bridge.ToNNX):
         return f"{what} is not among the layers that run: {suggest(name, names)}"  # Linen's exist while they run
     paths = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     if name in paths and isinstance(paths[name], nnx.bridge.ToNNX):

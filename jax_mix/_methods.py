@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_mix import _checks, _sampling
-from jax_mix._call import call_of
+from jax_mix._call import as_call
 from jax_mix._choosing import choose
 from jax_mix._layers import find_layers
 from jax_mix._mix import INPUT, Mix
@@ -189,7 +189,7 @@ class ManifoldMixup(_Method):
         >>> jax_mix.ManifoldMixup(2.0, layers="layers.*").bind(mlp, jax.ShapeDtypeStruct((8, 4), "float32")).layers
         ('layers.0', 'layers.2')
         """
-        call = call_of(model, *args, variables=variables, method=method, mixed=mixed, **kwargs)
+        call = as_call(model, args, kwargs, variables, method, mixed)
         _checks.check_arrays(call.inputs, call.what)
         for leaf in jax.tree.leaves(call.inputs):
             if self.use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):

@@ -8,12 +8,13 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import errors, nnx
+from flax import errors, linen, nnx
 
 from jax_mix._call import Call
 from jax_mix._checks import is_concrete
 from jax_mix._intercepting import TAP, intercepted, set_attribute
-from jax_mix._iterations import ITERATION, iterations, shared_length, warn_called_again
+from jax_mix._iterations import ITERATION, iterations, stack_of, warn_called_again, where_in
+from jax_mix._running_linen import run_linen
 
 if TYPE_CHECKING:
     from jax_mix._running import Hook
@@ -27,7 +28,7 @@ def call_nnx(model: Any, call: Call) -> Any:
     return call.method(model, *call.args, **call.kwargs)
 
 
-def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: set[str]) -> Any:
+def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: set[str], nested: bool) -> Any:
     model: nnx.Module = call.model
     copy = nnx.clone(model, variables=False)  # new modules, the same Variables
     originals, copies = _nodes(model), _nodes(copy)
@@ -40,11 +41,14 @@ def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: se
             continue
         if isinstance(module, nnx.bridge.ToNNX):  # takes all its attributes for the Linen module's variables
             continue
-        kind, length = _nnx_iteration(copies, path)
-        point = _Tap(name, hook, length)
+        kind, stack = _nnx_iteration(copies, path, nested)
+        point = _Tap(name, hook, stack)
         set_attribute(module, TAP, point)
-        set_attribute(module, ITERATION, kind(iterations(length)))
+        set_attribute(module, ITERATION, kind(iterations(stack)))
         points.append((module, point))
+    if isinstance(copy, nnx.bridge.ToNNX):
+        set_attribute(copy, "to_nnx__module", _mixing(copy.to_nnx__module, hook, paths, uncertain, nested))
+        set_attribute(copy, "to_nnx__jax_mix", object())  # one of its kind: caches must not mix up two calls
     before = {path: dict(vars(module)) for path, module in copies.items()}
     try:
         with intercepted({type(module) for module, _ in points}):
@@ -61,10 +65,26 @@ def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: se
         for attribute, value in vars(module).items():
             changed = before[path].get(attribute, _Tap) is not value
             if changed and attribute not in (TAP, ITERATION) and not attribute.startswith("_pytree__"):
-                set_attribute(originals[path], attribute, original_of.get(id(value), value))
+                value = original_of.get(id(value), value)
+                data = module._pytree__nodes.get(attribute, False)
+                set_attribute(originals[path], attribute, nnx.data(value) if data else value)
         for attribute in before[path].keys() - vars(module).keys():
             nnx.Pytree.__delattr__(originals[path], attribute)
     return y
+
+
+def _mixing(
+    module: linen.Module, hook: Hook, paths: Collection[str] | None, uncertain: set[str], nested: bool
+) -> linen.Module:
+    """The Linen module of a model that is one in `nnx.bridge.ToNNX`, which runs it by `apply`: here a mixed one."""
+
+    def apply(variables: Any, *args: Any, method: Any = None, **options: Any) -> Any:
+        call = Call(module, variables, method, args, options, ())
+        return run_linen(call, hook, paths, uncertain, nested)
+
+    copy = module.clone()
+    object.__setattr__(copy, "apply", apply)
+    return copy
 
 
 def _nodes(model: nnx.Module) -> dict[Any, nnx.Pytree]:
@@ -72,8 +92,10 @@ def _nodes(model: nnx.Module) -> dict[Any, nnx.Pytree]:
     return {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Pytree)}
 
 
-def _nnx_iteration(modules: dict[Any, nnx.Pytree], path: tuple[Any, ...]) -> tuple[type[nnx.Variable], int | None]:
-    """The Variable type for a module's iteration, and the length its weights may be stacked to.
+def _nnx_iteration(
+    modules: dict[Any, nnx.Pytree], path: tuple[Any, ...], nested: bool
+) -> tuple[type[nnx.Variable], tuple[int, ...]]:
+    """The Variable type for a module's iteration, and the lengths its weights may be stacked to.
 
     Both are those of its own Variables, or for a module without any, of the nearest module around it: a scan
     that cuts those cuts the iteration too.
@@ -84,15 +106,15 @@ def _nnx_iteration(modules: dict[Any, nnx.Pytree], path: tuple[Any, ...]) -> tup
         variables = [v for _, v in nnx.iter_graph(module) if isinstance(v, nnx.Variable)]
         variables = [v for v in variables if not isinstance(v, nnx.RngState) and hasattr(v.get_value(), "shape")]
         if variables:
-            return type(variables[0]), shared_length([v.get_value().shape for v in variables])
-    return nnx.Variable, None
+            return type(variables[0]), stack_of([v.get_value().shape for v in variables], nested)
+    return nnx.Variable, ()
 
 
 @dataclasses.dataclass(eq=False)  # a static attribute of the module, one of its kind: caches must not mix up two calls
 class _Tap:
     path: str
     hook: Hook | None
-    length: int | None
+    stack: tuple[int, ...]
     called: bool = False
 
     def __call__(self, module: nnx.Module, output: Any, inputs: Any) -> Any:
@@ -101,9 +123,8 @@ class _Tap:
         variable = vars(module)[ITERATION]
         value = variable.get_value()
         value = np.asarray(value) if is_concrete(value) else value  # jax.numpy's operations would be traced inside jit
-        stacked = self.length if self.length is not None and np.ndim(value) == 0 else None
-        iteration = value if np.ndim(value) == 0 else value[0]
-        if is_concrete(iteration) and iteration < 0:
+        iteration, stacked = where_in(self.stack, value)
+        if iteration is not None and is_concrete(iteration) and iteration < 0:
             warn_called_again(self.path)
             return output
         self.called = True
