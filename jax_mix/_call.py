@@ -60,6 +60,8 @@ def as_call(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], variables
     owner = getattr(model, "__self__", None)
     if isinstance(owner, linen.Module) and getattr(model, "__name__", "") == "apply":
         model = owner  # a TrainState's apply_fn
+    if isinstance(model, nnx.Module) and variables is not None:
+        raise TypeError("variables is for Linen models; an NNX model holds its own.")
     method = _method(model, method)
     first: tuple[int, ...] = (0,) if args and args[0] is not None else ()
     args = args if first else args[1:]
@@ -83,12 +85,19 @@ def as_call(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], variables
     return call
 
 
+def input_of(model: Any, x: Any, *, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any) -> Any:
+    """The arguments that `forward`, called so, mixes at the input."""
+    return as_call(model, (x,), kwargs, variables, method, mixed).inputs
+
+
 def _method(model: Any, method: Any) -> Any:
     """The method as a name or a function of the model; a sentence if there is none."""
     if not isinstance(model, (nnx.Module, linen.Module)):
         return method
     if getattr(method, "__self__", None) is model:
         return getattr(method, "__func__", method)
+    if isinstance(getattr(method, "__self__", None), (nnx.Module, linen.Module)):
+        raise ValueError("method is bound to another model than the one given: pass its name, as in method='encode'.")
     kind = type(model)
     if method is None and not callable(model):
         raise TypeError(f"{kind.__name__} has no __call__: name a method, as in method='encode'. {_methods(kind)}")

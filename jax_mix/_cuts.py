@@ -130,9 +130,10 @@ class Flows:
         return self.reaches(layer) and not (self._end.bent >> layer & 1 and self._end.weighed >> layer & 1)
 
     def like(self, layer: int, earlier: int) -> bool:
-        """Whether mixing a cut is mixing the `earlier` cut: it is affine in it."""
-        on, bent = self._value(layer)
-        return bool(on >> earlier & 1) and not bent >> earlier & 1
+        """Whether mixing at `layer` is mixing at the `earlier` one: it is affine in that, and nothing else came in."""
+        flow = _union(self.at.get(layer, {}).values())
+        around = flow.around & self._repeated << earlier
+        return bool(flow.on >> earlier & 1) and not flow.bent >> earlier & 1 and not around
 
     def detour(self, layer: int) -> tuple[int | None, list[int], int | None]:
         """How the batch goes around a layer that is no cut: from where, through which layers beside it, to where.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mix._call import as_call
+from jax_mix._call import Call, as_call
 from jax_mix._checks import batch_size, is_concrete
-from jax_mix._layers import find_layers, in_loop, not_found
+from jax_mix._layers import Layer, find_layers, in_loop, not_found
 from jax_mix._leaves import map_leaves, mixed_leaves, shapes
 from jax_mix._mix import INPUT, Mix, check_mix
 from jax_mix._paths import split_selector, wanted_paths, with_iteration
@@ -98,6 +98,8 @@ def forward(
                     f"layer {path!r} is scanned over {stacked} iterations: name one of them, as {first!r}."
                 )
             hits = [(at, name) for at, name in entries if at is not None and at < stacked]
+        if iteration is None:
+            raise ValueError(in_loop(f"layer {path!r}"))
         put_out = output
         for at, name in hits:
             seen.add(name)
@@ -110,15 +112,36 @@ def forward(
         return output
 
     uncertain: set[str] = set()
-    y = run(call, hook, wanted, uncertain)
+    try:
+        y = run(call, hook, wanted, uncertain)
+    except (IndexError, TypeError, ValueError) as error:
+        _refuse_loops(call, names, wanted, error)
+        raise
     if uncertain or not seen.issuperset(names):
-        found = find_layers(call).layers
+        found = _refuse_loops(call, names, wanted)
         for name in names:
             if name not in seen:
-                raise ValueError(not_found(f"layer {name!r}", name, call.model, found))
-            if any(layer.looped for layer in found if layer.name == name):
-                raise ValueError(in_loop(f"layer {name!r}"))
+                raise ValueError(not_found(f"layer {name!r}", split_selector(name)[0], call.model, found))
     return y
+
+
+def _refuse_loops(
+    call: Call, names: Collection[str], wanted: Collection[str], error: Exception | None = None
+) -> tuple[Layer, ...]:
+    """The layers of the model, none of which that is among the names (or of these paths, after an error) is looped."""
+    try:
+        found = find_layers(call).layers
+    except Exception:
+        if error is None:
+            raise
+        return ()  # the model's own error is raised
+    plain = {split_selector(name)[0]: name for name in names}
+    for layer in found:
+        if layer.looped and (layer.name in plain or (error is not None and layer.path in wanted)):
+            raise ValueError(in_loop(f"layer {plain.get(layer.name, layer.name)!r}")) from error
+    for name in plain.keys() - {layer.name for layer in found} if error is not None else ():
+        raise ValueError(not_found(f"layer {plain[name]!r}", name, call.model, found)) from error
+    return found
 
 
 def _and(a: Any, b: Any) -> Any:

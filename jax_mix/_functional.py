@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from jax_mix._call import input_of
 from jax_mix._checks import check_same_length
 from jax_mix._forward import forward
 from jax_mix._methods import CutMix, ManifoldMixup, MixUp
@@ -91,16 +92,17 @@ def manifold_mixup(
 
     Args:
       key: a key of `jax.random.key`.
-      model: a Flax NNX model of one argument.
-      x: float arrays `[batch, ...]`, in any pytree.
+      model: a Flax model, as in `forward`.
+      x: float arrays `[batch, ...]`, in any pytree, or None where the model takes its input by keyword.
       y: float targets `[batch, ...]`, one-hot or soft.
-      layers, alpha, **options: those of `ManifoldMixup`, layers as plain paths.
+      layers, alpha, **options: those of `ManifoldMixup`, layers as plain paths; and those of `forward`, the model's
+        own included.
 
     Returns:
       `(logits, y)`.
 
     Raises:
-      TypeError: `x` or `y` is integer, `model` is no NNX model.
+      TypeError: `x` or `y` is integer, `model` is no Flax model.
       ValueError: `x` and `y` differ in length, a layer is unknown, or an option is outside what is allowed.
 
     Source: arXiv:1806.05236, section 2; ManifoldMixupV2's `ManifoldMixup`.
@@ -115,9 +117,12 @@ def manifold_mixup(
     >>> logits.shape, target.shape
     ((4, 3), (4, 3))
     """
-    check_same_length(x, y)
-    mix = ManifoldMixup(alpha, layers=layers, **options).sample(key, jax.tree.leaves(x)[0].shape)
-    return forward(model, x, mix), mix.targets(y)
+    fields = {field.name for field in dataclasses.fields(ManifoldMixup)} & options.keys()
+    method = ManifoldMixup(alpha, layers=layers, **{name: options.pop(name) for name in fields})
+    inputs = input_of(model, x, **options)
+    check_same_length(inputs, y)
+    mix = method.sample(key, jax.tree.leaves(inputs)[0].shape)
+    return forward(model, x, mix, **options), mix.targets(y)
 
 
 def _mix_batch(key: Key[Array, ""], x: Any, y: Any, method: MixUp | CutMix) -> tuple[Any, Any]:

@@ -13,12 +13,13 @@ import numpy as np
 from flax import linen, nnx
 
 from jax_mix._call import Call, as_call
-from jax_mix._checks import shown, suggest
+from jax_mix._checks import suggest
 from jax_mix._cuts import Flows, mark
 from jax_mix._leaves import flatten, leaf_names, map_leaves, mixed_leaves
 from jax_mix._mix import INPUT
 from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
+from jax_mix._tracing import program_of, with_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -96,12 +97,17 @@ def list_layers(
 
 def find_layers(call: Call) -> Found:
     """What `list_layers` tells of a call, and a little more."""
+    call = with_shapes(call)
     n = _length(call.inputs)
     found: dict[str, _Ran] = {}
+    nested_stacks: set[str] = set()
 
     def hook(path: str, type_: type, iteration: Any, stacked: int | None, output: Any, inputs: Any) -> Any:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, output)
         found.setdefault(path, _Ran(type_, stacked, shapes, mixed_leaves(output, inputs, n)))
+        if iteration is None:
+            nested_stacks.add(path)
+            return output
         batches = mixed_leaves(output, (), n)  # all that a selector may name
         at = [i for i, batch in enumerate(batches) if batch]
         return map_leaves(lambda leaves: [mark(path, i, a) for i, a in zip(at, leaves, strict=True)], output, batches)
@@ -120,28 +126,20 @@ def find_layers(call: Call) -> Found:
         for here, b in zip(at, batched, strict=True)
     ]
 
-    def trace(arrays: list[Any], hook: Hook | None) -> list[Any]:
+    def trace(arrays: list[Any], hook: Hook | None, nested: bool = False) -> list[Any]:
         # Copies of what NNX mutates (the model, Rngs) belong to this trace alone.
         remaining = iter(arrays)
         full = [next(remaining) if a else fresh(leaf) for a, leaf in zip(is_array, leaves, strict=True)]
         variables, args, kwargs = jax.tree.unflatten(tree, full)
         copy = dataclasses.replace(call, model=fresh(call.model), variables=variables, args=args, kwargs=kwargs)
-        y = run(copy, hook, None)
+        y = run(copy, hook, None, nested=nested)
         if isinstance(call.model, linen.Module) and kwargs.get("mutable", False) is not False:
             y = y[0]  # the other is what changed of the variables
         return [leaf for leaf in jax.tree.leaves(y) if isinstance(leaf, jax.Array)]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is really run
-        try:
-            program, outputs = jax.make_jaxpr(functools.partial(trace, hook=hook), return_shape=True)(arrays)
-        except (IndexError, TypeError, ValueError) as error:
-            jax.eval_shape(functools.partial(trace, hook=None), arrays)  # what the model itself raises comes first
-            raise ValueError(
-                f"the model's layers cannot be listed ({type(error).__name__}: {shown(str(error))}): its blocks are "
-                "scanned over weights in a way that cannot be followed, nested or stacked along another axis than the "
-                "first. Name layers outside of that scan by plain paths, and do without bind."
-            ) from error
+        program, outputs, trace = program_of(trace, arrays, hook, restart=found.clear)
         fixed = _no_batch_axis(trace, arrays, batched, found, n)
 
     counts = [out.shape[:1] == (n,) for out in outputs]
@@ -152,12 +150,16 @@ def find_layers(call: Call) -> Found:
         ran = {path: r._replace(leaves=chosen.get(path, r.leaves)) for path, r in found.items()}
         unmixed = {(path, i) for path, r in ran.items() for i, mixed in enumerate(r.leaves) if not mixed}
         flows = Flows(program, sources, stacked, counts, fixed | unmixed)
-        return _described(ran, flows, [call.name_of(here) for here in others if here is not None], described)
+        return _described(
+            ran, flows, [call.name_of(here) for here in others if here is not None], nested_stacks, described
+        )
 
     return described({})
 
 
-def _described(found: dict[str, _Ran], flows: Flows, arguments: list[str], again: Any) -> Found:
+def _described(
+    found: dict[str, _Ran], flows: Flows, arguments: list[str], nested_stacks: set[str], again: Any
+) -> Found:
     order: dict[str, list[tuple[str, int, str]]] = {}  # the outermost stack of some paths -> (path, iteration, name)
     for path, ran in found.items():
         stack = min([path, *(p for p in found if under(path, p) and found[p].stacked is not None)], key=len)
@@ -192,7 +194,7 @@ def _described(found: dict[str, _Ran], flows: Flows, arguments: list[str], again
             told = "it does not reach the model's output"
         elif batch:
             told = _detour(*flows.detour(k), names)
-        looped = path in flows.in_loops
+        looped = path in flows.in_loops or path in nested_stacks
         layers.append(Layer(name, ran.type, ran.output, path, looped, batch, cut, told, same_as))
     reaching = tuple(a for s, a in enumerate(arguments, 1) if flows.source_reaches(s))
     return Found(tuple(layers), reaching, frozenset(but_for_arguments), selectors, again)
@@ -270,14 +272,14 @@ def listing(names: Iterable[str], limit: int = 3) -> str:
 def in_loop(what: str) -> str:
     return (
         f"{what} runs in a loop with the same weights each time (or with weights stacked along another axis than the "
-        "first), where it cannot be mixed at one call alone: mix outside of the loop."
+        "first, or in a stack of stacks), where it cannot be mixed at one call alone: mix outside of the loop."
     )
 
 
 def not_found(what: str, name: str, model: Any, found: tuple[Layer, ...]) -> str:
     """Why `name`, called `what` in the message, is not among the layers `found`."""
     names = [l.name for l in found]
-    if not isinstance(model, nnx.Module):
+    if not isinstance(model, nnx.Module) or isinstance(model, nnx.bridge.ToNNX):
         return f"{what} is not among the layers that run: {suggest(name, names)}"  # Linen's exist while they run
     paths = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     if name in paths and isinstance(paths[name], nnx.bridge.ToNNX):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import errors, nnx
+from flax import errors, linen, nnx
 
 from jax_mix._call import Call
 from jax_mix._checks import is_concrete
-from jax_mix._iterations import ITERATION, iterations, shared_length, warn_called_again
+from jax_mix._intercepting import TAP, intercepted, set_attribute
+from jax_mix._iterations import ITERATION, iterations, stack_of, warn_called_again, where_in
+from jax_mix._running_linen import run_linen
 
 if TYPE_CHECKING:
     from jax_mix._running import Hook
-
-_TAP = "jax_mix_tap"
 
 
 def call_nnx(model: Any, call: Call) -> Any:
@@ -29,45 +28,74 @@ def call_nnx(model: Any, call: Call) -> Any:
     return call.method(model, *call.args, **call.kwargs)
 
 
-def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: set[str]) -> Any:
+def run_nnx(call: Call, hook: Hook, paths: Collection[str] | None, uncertain: set[str], nested: bool) -> Any:
     model: nnx.Module = call.model
     copy = nnx.clone(model, variables=False)  # new modules, the same Variables
-    originals = dict(nnx.iter_modules(model))
-    copies = dict(nnx.iter_modules(copy))
+    originals, copies = _nodes(model), _nodes(copy)
     points = []
     for path, module in copies.items():
         name = ".".join(map(str, path))
-        if not path or not callable(module) or (paths is not None and name not in paths):
+        if not path or (paths is not None and name not in paths):
+            continue
+        if not isinstance(module, nnx.Module) or not callable(module):
             continue
         if isinstance(module, nnx.bridge.ToNNX):  # takes all its attributes for the Linen module's variables
             continue
-        kind, length = _nnx_iteration(copies, path)
-        point = _Tap(name, hook, length)
-        setattr(module, _TAP, point)
-        setattr(module, ITERATION, kind(iterations(length)))
+        kind, stack = _nnx_iteration(copies, path, nested)
+        point = _Tap(name, hook, stack)
+        set_attribute(module, TAP, point)
+        set_attribute(module, ITERATION, kind(iterations(stack)))
         points.append((module, point))
-        object.__setattr__(module, "__class__", _mixing(type(module)))
+    if isinstance(copy, nnx.bridge.ToNNX):
+        set_attribute(copy, "to_nnx__module", _mixing(copy.to_nnx__module, hook, paths, uncertain, nested))
+        set_attribute(copy, "to_nnx__jax_mix", object())  # one of its kind: caches must not mix up two calls
     before = {path: dict(vars(module)) for path, module in copies.items()}
     try:
-        y = call_nnx(copy, call)
+        with intercepted({type(module) for module, _ in points}):
+            y = call_nnx(copy, call)
     finally:
         for _, point in points:
             point.hook = None  # a compilation cache may keep the point: it must not keep the tracers
     for module, point in points:
-        value = getattr(module, ITERATION).get_value()
+        value = vars(module)[ITERATION].get_value()
         if point.called and is_concrete(value) and np.all(np.asarray(value) >= 0):
             uncertain.add(point.path)
     original_of = {id(copies[path]): original for path, original in originals.items()}
     for path, module in copies.items():  # attributes that the forward pass set, sown Variables among them
         for attribute, value in vars(module).items():
             changed = before[path].get(attribute, _Tap) is not value
-            if changed and attribute not in (_TAP, ITERATION) and not attribute.startswith("_pytree__"):
-                setattr(originals[path], attribute, original_of.get(id(value), value))
+            if changed and attribute not in (TAP, ITERATION) and not attribute.startswith("_pytree__"):
+                value = original_of.get(id(value), value)
+                data = module._pytree__nodes.get(attribute, False)
+                set_attribute(originals[path], attribute, nnx.data(value) if data else value)
+        for attribute in before[path].keys() - vars(module).keys():
+            nnx.Pytree.__delattr__(originals[path], attribute)
     return y
 
 
-def _nnx_iteration(modules: dict[Any, nnx.Module], path: tuple[Any, ...]) -> tuple[type[nnx.Variable], int | None]:
-    """The Variable type for a module's iteration, and the length its weights may be stacked to.
+def _mixing(
+    module: linen.Module, hook: Hook, paths: Collection[str] | None, uncertain: set[str], nested: bool
+) -> linen.Module:
+    """The Linen module of a model that is one in `nnx.bridge.ToNNX`, which runs it by `apply`: here a mixed one."""
+
+    def apply(variables: Any, *args: Any, method: Any = None, **options: Any) -> Any:
+        call = Call(module, variables, method, args, options, ())
+        return run_linen(call, hook, paths, uncertain, nested)
+
+    copy = module.clone()
+    object.__setattr__(copy, "apply", apply)
+    return copy
+
+
+def _nodes(model: nnx.Module) -> dict[Any, nnx.Pytree]:
+    """The modules of a model, and what else holds attributes, such as `nnx.List`, by their paths."""
+    return {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Pytree)}
+
+
+def _nnx_iteration(
+    modules: dict[Any, nnx.Pytree], path: tuple[Any, ...], nested: bool
+) -> tuple[type[nnx.Variable], tuple[int, ...]]:
+    """The Variable type for a module's iteration, and the lengths its weights may be stacked to.
 
     Both are those of its own Variables, or for a module without any, of the nearest module around it: a scan
     that cuts those cuts the iteration too.
@@ -78,45 +106,29 @@ def _nnx_iteration(modules: dict[Any, nnx.Module], path: tuple[Any, ...]) -> tup
         variables = [v for _, v in nnx.iter_graph(module) if isinstance(v, nnx.Variable)]
         variables = [v for v in variables if not isinstance(v, nnx.RngState) and hasattr(v.get_value(), "shape")]
         if variables:
-            return type(variables[0]), shared_length([v.get_value().shape for v in variables])
-    return nnx.Variable, None
+            return type(variables[0]), stack_of([v.get_value().shape for v in variables], nested)
+    return nnx.Variable, ()
 
 
 @dataclasses.dataclass(eq=False)  # a static attribute of the module, one of its kind: caches must not mix up two calls
 class _Tap:
     path: str
     hook: Hook | None
-    length: int | None
+    stack: tuple[int, ...]
     called: bool = False
 
     def __call__(self, module: nnx.Module, output: Any, inputs: Any) -> Any:
-        variable = getattr(module, ITERATION)
+        if self.hook is None:
+            return output  # kept after its forward pass, and called in another
+        variable = vars(module)[ITERATION]
         value = variable.get_value()
         value = np.asarray(value) if is_concrete(value) else value  # jax.numpy's operations would be traced inside jit
-        stacked = self.length if self.length is not None and np.ndim(value) == 0 else None
-        iteration = value if np.ndim(value) == 0 else value[0]
-        if is_concrete(iteration) and iteration < 0:
+        iteration, stacked = where_in(self.stack, value)
+        if iteration is not None and is_concrete(iteration) and iteration < 0:
             warn_called_again(self.path)
             return output
-        assert self.hook is not None, "a mixed module was kept after its forward pass and called again"
         self.called = True
-        output = self.hook(self.path, type(module).__mro__[1], iteration, stacked, output, inputs)
+        output = self.hook(self.path, type(module), iteration, stacked, output, inputs)
         with contextlib.suppress(errors.TraceContextError):  # inside a bare jax transform that only reads the module
             variable.set_value(np.full(np.shape(value), -1, np.int32))
         return output
-
-
-@functools.cache
-def _mixing(cls: type[nnx.Module]) -> type[nnx.Module]:
-    """A subclass of `cls` whose calls go through its point: `isinstance` and attributes stay as they were."""
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, _TAP)(self, cls.__call__(self, *args, **kwargs), (args, kwargs))  # type: ignore[operator]
-
-    body = {
-        "__call__": __call__,
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-    }
-    return type(cls)(cls.__name__, (cls,), body, pytree=cls._pytree__is_pytree)  # type: ignore[call-arg, attr-defined, misc]
