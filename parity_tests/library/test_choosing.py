@@ -1,5 +1,8 @@
 """Which layers ManifoldMixup chooses: globs, types and their subclasses, and those that are never taken unasked."""
 
+import dataclasses
+import warnings
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -91,14 +94,15 @@ def test_a_mark_of_ones_own_is_a_mark():
 
 
 class Around(nnx.Module):
-    """A module that is never chosen unasked, and two that are."""
+    """A module that is never chosen unasked, between two that are."""
 
     def __init__(self, inner, call=None):
-        self.stem, self.inner = nnx.Linear(4, 4, rngs=nnx.Rngs(0)), inner
-        self.head, self.call = nnx.Linear(4, 2, rngs=nnx.Rngs(1)), call or (lambda inner, x: inner(x))
+        self.stem, self.before, self.after, self.head = (nnx.Linear(4, n, rngs=nnx.Rngs(n)) for n in (4, 4, 4, 2))
+        self.inner, self.call = inner, call or (lambda inner, x: inner(x))
 
     def __call__(self, x):
-        return self.head(self.call(self.inner, self.stem(x)))
+        x = self.before(nnx.relu(self.stem(x)))
+        return self.head(nnx.relu(self.after(nnx.relu(self.call(self.inner, nnx.relu(x))))))
 
 
 class Normed(nnx.BatchNorm):
@@ -122,6 +126,8 @@ NEVER = {
     "SimpleCell": nnx.SimpleCell(4, 4, rngs=RNGS),
     "GRUCell": nnx.GRUCell(4, 4, rngs=RNGS),
     "LSTMCell": nnx.LSTMCell(4, 4, rngs=RNGS),
+}
+RECURRENT = {
     "RNN": nnx.RNN(nnx.GRUCell(4, 4, rngs=RNGS)),
     "Bidirectional": nnx.Bidirectional(
         nnx.RNN(nnx.SimpleCell(4, 2, rngs=RNGS)), nnx.RNN(nnx.SimpleCell(4, 2, rngs=RNGS)), rngs=RNGS
@@ -131,11 +137,15 @@ NEVER = {
 
 @pytest.mark.parametrize("name", NEVER)
 def test_what_is_never_chosen_unasked(name):
-    sequence = name in ("RNN", "Bidirectional", "InstanceNorm")
     model = Around(NEVER[name], step_of if name.endswith("Cell") else None)
-    x = SEQUENCE if sequence else X
-    assert chosen(None, model, x) == ("stem", "head")
-    assert "inner" in chosen("**", model, x)  # asked for, it is
+    x = SEQUENCE if name == "InstanceNorm" else X
+    assert chosen(None, model, x) == ("before", "after")
+    assert "inner" in chosen("*", model, x)  # asked for, it is
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_recurrent_network_is_a_layer_and_its_cell_is_none(name):
+    assert chosen(None, Around(RECURRENT[name]), SEQUENCE) == ("before", "inner", "after")
 
 
 class LinenAround(linen.Module):
@@ -144,9 +154,11 @@ class LinenAround(linen.Module):
 
     @linen.compact
     def __call__(self, x):
-        x = linen.Dense(4, name="stem")(x)
+        x = linen.Dense(4, name="before")(linen.relu(linen.Dense(4, name="stem")(x)))
+        x = linen.relu(x)
         x = self.inner(self.inner.initialize_carry(jax.random.key(0), x.shape), x)[1] if self.cell else self.inner(x)
-        return linen.Dense(2, name="head")(x)
+        x = linen.Dense(4, name="after")(linen.relu(x))
+        return linen.Dense(2, name="head")(linen.relu(x))
 
 
 @pytest.mark.parametrize(
@@ -156,13 +168,128 @@ class LinenAround(linen.Module):
         (linen.Dropout(0.5, deterministic=True), False),
         (linen.GRUCell(4), True),
         (linen.OptimizedLSTMCell(4), True),
-        (linen.RNN(linen.SimpleCell(4)), False),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_nor_is_it_in_linen(inner, cell):
     model = LinenAround(inner, cell)
-    x = SEQUENCE if isinstance(inner, linen.RNN) else X
-    variables = jax.eval_shape(model.init, jax.random.key(0), x)
-    assert chosen(None, model, x, variables=variables) == ("stem", "head")
-    assert "inner" in chosen("**", model, x, variables=variables)
+    variables = jax.eval_shape(model.init, jax.random.key(0), X)
+    assert chosen(None, model, X, variables=variables) == ("before", "after")
+    assert "inner" in chosen("*", model, X, variables=variables)
+
+
+class TwoWays(nnx.Module):
+    """left and right side by side, then after; a mask as a second argument."""
+
+    def __init__(self):
+        self.stem, self.left, self.right, self.after, self.head, self.aside = (
+            nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(6)
+        )
+
+    def __call__(self, x, mask=None):
+        x = nnx.relu(self.stem(x))
+        self.aside(x)
+        x = nnx.relu(self.left(x)) * nnx.relu(self.right(x))
+        x = x if mask is None else x * mask
+        return self.head(nnx.relu(self.after(x)))
+
+
+def test_a_layer_that_is_no_cut_is_warned_of_once_and_refused_if_strict():
+    method = jax_mix.ManifoldMixup(1.0, layers=("left", "after"))
+    with pytest.warns(UserWarning, match="goes around") as told:
+        assert method.bind(TwoWays(), X).layers == ("left", "after")
+    assert len(told) == 1
+    assert str(told[0].message).startswith("the batch also goes around 'left' (through 'right'): mixed there, labels")
+    with pytest.raises(ValueError, match=r"^strict=True, but the batch also goes around 'left' \(through 'right'\)"):
+        method.bind(TwoWays(), X, strict=True)
+    with warnings.catch_warnings(action="error"):
+        exact = dataclasses.replace(method, layers="after")
+        assert exact.bind(TwoWays(), X, strict=True) == dataclasses.replace(exact, layers=("after",))
+
+
+def test_what_never_reaches_the_output_is_warned_of():
+    with pytest.warns(UserWarning, match=r"goes around 'aside' \(it does not reach the model's output\)"):
+        chosen("aside", TwoWays())
+
+
+def test_an_argument_that_is_not_mixed_goes_around_what_comes_before_it():
+    both = (X, X)
+    told = r"goes around 'input' \(through the argument 'mask'\): .* an argument is mixed too with mixed='mask'\.$"
+    with pytest.warns(UserWarning, match=told):
+        assert jax_mix.ManifoldMixup(1.0).bind(TwoWays(), *both).layers == ("after",)
+    with warnings.catch_warnings(action="error"):  # the input with it; hidden layers after it are mixed with both
+        assert jax_mix.ManifoldMixup(1.0).bind(TwoWays(), *both, mixed="mask").layers == ("after",)
+        assert jax_mix.ManifoldMixup(1.0, use_input=False).bind(TwoWays(), *both).layers == ("after",)
+
+
+class MaskedBlock(nnx.Module):
+    def __init__(self, rngs):
+        self.a, self.b = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x, mask):
+        return x + self.b(nnx.relu(self.a(x))) * mask
+
+
+class Masked(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.blocks = nnx.List([MaskedBlock(rngs) for _ in range(3)])
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x, mask):
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head((x * mask).mean(1))
+
+
+def test_if_only_an_argument_goes_around_the_blocks_they_are_chosen_with_a_warning():
+    mask = jax.ShapeDtypeStruct((2, 3, 1), jnp.float32)
+    method = jax_mix.ManifoldMixup(1.0, use_input=False)
+    with pytest.warns(UserWarning, match=r"goes around 'blocks\.0' \(through the argument 'mask'\) and 'blocks\.1' "):
+        assert method.bind(Masked(), SEQUENCE, mask).layers == ("blocks.0", "blocks.1")
+    with pytest.raises(ValueError, match="strict=True, but the batch also goes around"):
+        method.bind(Masked(), SEQUENCE, mask, strict=True)
+
+
+class Table(nnx.Module):
+    """Positions that happen to be as many as the batch has rows."""
+
+    def __init__(self, n):
+        self.stem, self.hidden = nnx.Linear(4, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 4, rngs=nnx.Rngs(1))
+        self.positions, self.turned = nnx.Embed(n, 4, rngs=nnx.Rngs(2)), nnx.Linear(4, 4, rngs=nnx.Rngs(3))
+        self.head, self.n = nnx.Linear(4, 2, rngs=nnx.Rngs(4)), n
+
+    def __call__(self, x):
+        x = nnx.relu(self.hidden(nnx.relu(self.stem(x)))) + self.positions(jnp.arange(self.n))[None]
+        return self.head(nnx.relu(self.turned(x.swapaxes(0, 1))).swapaxes(0, 1).mean(1))
+
+
+@pytest.mark.parametrize("n", [2, 8])
+def test_what_is_as_long_as_the_batch_by_chance_is_no_batch(n):
+    """A table of positions does not depend on the batch; what has positions first is as long with another batch."""
+    x = jax.ShapeDtypeStruct((n, n, 4), jnp.float32)
+    found = {layer.name: layer for layer in jax_mix.list_layers(Table(n), x)}
+    assert found["positions"].output.shape == (n, 4)
+    assert [name for name, layer in found.items() if not layer.batch] == ["positions", "turned"]
+    assert chosen(None, Table(n), x) == ("hidden",)
+    for name in ("positions", "turned"):
+        with pytest.raises(ValueError, match=f"layers has '{name}', whose output is no batch of {n} floats that dep"):
+            chosen(name, Table(n), x)
+
+
+def test_explain_is_a_table_of_what_mixing_there_is_and_what_is_chosen():
+    table = jax_mix.ManifoldMixup(1.0).explain(TwoWays(), X)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["input"] == ("", "float32[2, 4]", "exact", "yes")
+    assert rows["stem"] == ("Linear", "float32[2, 4]", "the same as at 'input'", "")
+    assert rows["left"][2:] == ("not exact: the batch also goes through 'right'", "")
+    assert rows["after"][2:] == ("exact", "yes: a layer between")
+    assert rows["aside"][2:] == ("not exact: it does not reach the model's output", "")
+    assert table.summary == "Each batch is mixed at one of 2 places, drawn at random: 'input' or 'after'."
+    assert str(table).splitlines()[0].split("  ")[0] == "layer"
+    assert '<td style="text-align: left">after</td>' in table._repr_html_()
+    one = jax_mix.ManifoldMixup(1.0, layers="after", use_input=False).explain(TwoWays(), X)
+    assert one.summary == "Every batch is mixed at 'after'."
+    wrong = jax_mix.ManifoldMixup(1.0, layers="lefd").explain(TwoWays(), X)
+    assert "did you mean 'left' or" in wrong.summary
+    assert not any(row[-1].startswith("yes: ") for row in wrong.rows)
