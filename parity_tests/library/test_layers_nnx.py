@@ -214,6 +214,6 @@ def test_weights_stacked_along_another_axis_are_told(depth):
 
     model, x, mix = Model(), data(), draw("stem")
     assert [layer.name for layer in jax_mix.list_layers(model, x) if not layer.looped] == ["stem.linear", "stem"]
-    with pytest.raises(ValueError, match="'blocks' runs in a loop .* along another axis than the first"):
+    with pytest.raises(ValueError, match=r"'blocks' runs in a loop .* along another axis than the first"):
         jax_mix.forward(model, x, draw("blocks"))
     assert jax_mix.forward(model, x, mix).shape == x.shape
