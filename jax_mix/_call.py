@@ -98,7 +98,7 @@ def _method(model: Any, method: Any) -> Any:
         return getattr(method, "__func__", method)
     if isinstance(getattr(method, "__self__", None), (nnx.Module, linen.Module)):
         raise ValueError("method is bound to another model than the one given: pass its name, as in method='encode'.")
-    kind = type(model)
+    kind = _kind(model)
     if method is None and not callable(model):
         raise TypeError(f"{kind.__name__} has no __call__: name a method, as in method='encode'. {_methods(kind)}")
     if isinstance(method, str) and not callable(getattr(kind, method, None)):
@@ -106,6 +106,11 @@ def _method(model: Any, method: Any) -> Any:
     if method is not None and not isinstance(method, str) and not callable(method):
         raise TypeError(f"method must be the name of a method or a function of the model, got {shown(method)}.")
     return method
+
+
+def _kind(model: Any) -> type:
+    """The class that the user wrote."""
+    return type(model.to_nnx__module if isinstance(model, nnx.bridge.ToNNX) else model)
 
 
 def _methods(kind: type, name: str = "") -> str:
@@ -118,7 +123,9 @@ def _names(model: Any, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     """Where the arguments stand that can be named: by keyword, or by the name that the signature gives a position."""
     of_apply = _OF_APPLY if isinstance(model, linen.Module) else ()
     names: dict[Any, int | str] = {name: name for name in kwargs if name not in of_apply}
-    function = getattr(type(model), method or "__call__", None) if method is None or isinstance(method, str) else method
+    function = (
+        getattr(_kind(model), method or "__call__", None) if method is None or isinstance(method, str) else method
+    )
     try:
         parameters = list(inspect.signature(function).parameters.values())[1:] if function else []
     except (TypeError, ValueError):

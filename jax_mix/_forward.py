@@ -139,8 +139,10 @@ def _refuse_loops(
     for layer in found:
         if layer.looped and (layer.name in plain or (error is not None and layer.path in wanted)):
             raise ValueError(in_loop(f"layer {plain.get(layer.name, layer.name)!r}")) from error
-    for name in plain.keys() - {layer.name for layer in found} if error is not None else ():
-        raise ValueError(not_found(f"layer {plain[name]!r}", name, call.model, found)) from error
+    known = {name for layer in found for name in (layer.name, layer.path)}
+    for name in plain if error is not None else ():
+        if name not in known:
+            raise ValueError(not_found(f"layer {plain[name]!r}", name, call.model, found)) from error
     return found
 
 

@@ -285,7 +285,8 @@ def not_found(what: str, name: str, model: Any, found: tuple[Layer, ...]) -> str
     if name in paths and isinstance(paths[name], nnx.bridge.ToNNX):
         return f"{what} is a Linen module inside nnx.bridge.ToNNX, which cannot be mixed: put a MixPoint after it."
     if name in paths:
-        return f"{what} never runs in this forward pass: {suggest(name, names)}"
+        told = "Only its __call__ counts, looked up in its class while the model runs, not kept from before."
+        return f"{what} never runs in this forward pass: {suggest(name, names)} {told}"
     module: Any = model
     for part in name.split("."):
         items = module if hasattr(module, "__len__") and part.isdecimal() else ()

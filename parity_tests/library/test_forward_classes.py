@@ -159,6 +159,19 @@ def test_a_parent_that_asks_for_the_type_or_passes_the_unbound_call(call):
     check(model_of(models.Dense, call), data())
 
 
+KEPT = nnx.remat(models.Dense.__call__)
+
+
+def test_a_function_of_the_call_that_was_kept_from_before_is_told():
+    model = model_of(models.Dense, KEPT)
+    with pytest.raises(ValueError, match=r"layer 'block' never runs .* Only its __call__ counts, .* kept from before"):
+        jax_mix.forward(model, data(), draw("block"))
+    mix = draw("block.linear")
+    want = model.stem(data())
+    want = model.head(want + jnp.tanh(mix.blend(model.block.linear(want))))
+    assert_close(jax_mix.forward(model, data(), mix), want, "another order of summation")
+
+
 def test_a_scan_over_the_unbound_call():
     class Model(models.Scanned):
         def __call__(self, x):

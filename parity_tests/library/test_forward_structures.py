@@ -217,5 +217,9 @@ def test_a_linen_model_in_to_nnx_is_mixed_at_its_own_layers():
         dict(updates["batch_stats"]),
     )
     assert vars(model).keys() == before
+    other = jax_mix.forward(model, x, draw("stem"), False, method="__call__", mixed="x")
+    np.testing.assert_array_equal(other, jax_mix.forward(model, x, draw("stem"), False))
+    with pytest.raises(ValueError, match="no method 'encode'"):
+        jax_mix.forward(model, x, draw("stem"), False, method="encode")
     with pytest.raises(ValueError, match="layer 'stm' is not among the layers that run: did you mean 'stem'"):
         jax_mix.forward(model, x, draw("stm"), False)

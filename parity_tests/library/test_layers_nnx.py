@@ -201,17 +201,19 @@ def test_stacked_weights_that_a_loop_indexes_are_left_to_it():
     assert_close(jax_mix.forward(model, x, mix), want, "another order of summation")
 
 
-def test_scans_that_cannot_be_followed_are_told():
-    class Nested(nnx.Module):
+@pytest.mark.parametrize("depth", [3, 4])
+def test_weights_stacked_along_another_axis_are_told(depth):
+    class Model(nnx.Module):
         def __init__(self):
-            self.blocks = nnx.vmap(nnx.vmap(lambda rngs: models.Dense(4, rngs)))(nnx.Rngs(0).split((2, 3)))
+            self.blocks = nnx.vmap(lambda rngs: models.Dense(4, rngs), out_axes=1)(nnx.Rngs(0).split(depth))
             self.stem = models.Dense(4, nnx.Rngs(1))
 
         def __call__(self, x):
-            inner = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
-            return nnx.scan(inner, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(self.stem(x), self.blocks)
+            scan = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 1), out_axes=nnx.Carry)
+            return scan(self.stem(x), self.blocks)
 
-    model, x, mix = Nested(), data(), draw("stem")
-    with pytest.raises(ValueError, match=r"layers cannot be listed .*nested or stacked along another axis"):
-        jax_mix.list_layers(model, x)
-    assert jax_mix.forward(model, x, mix).shape == x.shape  # a plain path outside of them does
+    model, x, mix = Model(), data(), draw("stem")
+    assert [layer.name for layer in jax_mix.list_layers(model, x) if not layer.looped] == ["stem.linear", "stem"]
+    with pytest.raises(ValueError, match=r"'blocks' runs in a loop .* along another axis than the first"):
+        jax_mix.forward(model, x, draw("blocks"))
+    assert jax_mix.forward(model, x, mix).shape == x.shape
