@@ -76,7 +76,7 @@ def train_command(flags: Sequence[str]) -> None:
     devices.keep_collectives_in_order(processes=config.coordinator is not None)
     if config.coordinator:
         devices.join(config.coordinator, config.num_processes, config.process_id)
-    with contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
+    with devices.together(), contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
         run(config)
 
 
