@@ -129,9 +129,10 @@ def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
 def test_if_one_is_killed_the_other_ends_in_a_sentence(killed, data_dir, tmp_path):
     """And all go on from the last checkpoint; the first is special, as JAX's runtime is in it."""
     flags = ["--data-dir", data_dir, "--out", str(tmp_path), "--name", "two"]
-    processes = start_two(*flags, "--epochs", "1000", "--checkpoint-every", "1", "--model", "mlp")
+    flags += ["--model", "mlp", "--batch-size", "256", "--epochs", "1000", "--checkpoint-every", "1"]
+    processes = start_two(*flags, small=False)
     deadline = time.monotonic() + 200
-    while not (tmp_path / "two/checkpoints/2").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "two/checkpoints/2").exists() and processes[0].poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     processes[killed].kill()
     try:
