@@ -84,7 +84,8 @@ for size in range(100, 901, 50):
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()) as told:
         status = train.main([*flags, "--out", mount])
         subprocess.run(["mount", "-o", "remount,size=20m", mount], check=True)
-        again = train.main([*flags, "--out", mount, *(["--resume"] if os.path.exists(mount + "/run/config.json") else [])])
+        resume = ["--resume"] if os.path.exists(mount + "/run/config.json") else []
+        again = train.main([*flags, "--out", mount, *resume])
     results = [open(f"{mount}/run/{name}").read() for name in ("metrics.json", "metrics.jsonl")]
     print(json.dumps([size, status, told.getvalue(), again, results]), flush=True)
     subprocess.run(["umount", mount], check=True)
