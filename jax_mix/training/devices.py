@@ -73,11 +73,14 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Where another process is gone, end this one with a sentence of it, as no `finally` may wait for that one."""
+    if jax.process_count() == 1:
+        yield
+        return
     try:
         yield
-        _of_every_process("")  # for none to be waited for long at its end, which all but an error reach together
+        _of_every_process("")  # all end at once: the first is not waited for by the shutdown, which has its own timeout
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() > 1 and last_words.are_of_another(error):
+        if last_words.are_of_another(error):
             last_words.end(str(error))
         raise
 
