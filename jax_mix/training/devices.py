@@ -78,7 +78,7 @@ def together() -> Iterator[None]:
         return
     try:
         yield
-        _of_every_process("")  # all end at once: the first is not waited for by the shutdown, which has its own timeout
+        _of_every_process("")  # all end together: JAX ends one that waits for the others for half a minute
     except jax.errors.JaxRuntimeError as error:
         if last_words.are_of_another(error):
             last_words.end(str(error))
