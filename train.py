@@ -38,6 +38,7 @@ from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.command_line import parse
 from jax_mix.training.config import MAY_DIFFER, OF_EACH_PROCESS, Config
 from jax_mix.training.errors import Stopped, UserError, require
+from jax_mix.training.files import one_line
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
 from jax_mix.training.run import choose_folder, locked_run, metrics_of, write_config, write_results
@@ -59,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
         command = train_command if name is None else COMMANDS[name]
         command(flags)
     except (UserError, OSError) as error:  # an OSError says in a sentence of its own which file it is about
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"train.py: {one_line(str(error))}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
@@ -76,7 +77,7 @@ def train_command(flags: Sequence[str]) -> None:
     devices.keep_collectives_in_order(processes=config.coordinator is not None)
     if config.coordinator:
         devices.join(config.coordinator, config.num_processes, config.process_id)
-    with contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
+    with devices.together(), contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
         run(config)
 
 

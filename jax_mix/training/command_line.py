@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import os
+import re
+import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,25 +55,39 @@ def parse(
     typed = {word.partition("=")[0].replace("_", "-") for word in args}
     for flag in sorted(hidden & typed):
         raise UserError(f"{flag} is not a flag of this command, which gives each of its runs its own: drop it.")
-    saved = _saved_flags(given.config, kind) if given.config else []
+    saved, where = [], ""
+    if given.config:
+        where = f"--config: '{given.config}'"
+        saved = _saved_flags(given.config, kind, where)
     if given.resume:
         runs = {folder for folder in given.resume if folder}
         require(len(runs) < 2, f"--resume is given {' and '.join(sorted(runs))}: one run at a time.")
-        saved += [flag for folder in runs for flag in _flags_of_run(folder, kind)]
+        for folder in runs:
+            where = f"--resume: '{folder}'"
+            saved += _flags_of_run(folder, kind, where)
         flags = ["--resume", *flags]
     # Groups whose names need not stand before their flags: --epochs, not --optimisation.epochs.
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     groups: Any
-    groups, unknown = tyro.cli(
-        _grouped(kind, default or kind()),
-        args=saved + flags,
-        description=description,
-        config=settings,
-        return_unknown_args=True,
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said) if saved else contextlib.nullcontext():
+            groups, unknown = tyro.cli(
+                _grouped(kind, default or kind()),
+                args=saved + flags,
+                description=description,
+                config=settings,
+                return_unknown_args=True,
+            )
+    except SystemExit:
+        for flag in re.findall(r"--[\w-]+", said.getvalue()):
+            if flag in saved and flag not in typed:
+                value = saved[saved.index(flag) + 1]
+                raise UserError(f"{where} has {shown(value)} for {flag}, which it cannot be.") from None
+        sys.stderr.write(said.getvalue())
+        raise
     if unknown:
-        where = f"--config: '{given.config}': " if unknown[0] in saved else ""
-        raise UserError(where + _unknown(unknown[0], kind))
+        raise UserError((f"{where}: " if unknown[0] in saved else "") + _unknown(unknown[0], kind))
     return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 
 
@@ -102,15 +120,15 @@ def _names(kind: type[Config]) -> list[str]:
     return [field.name for group in kind.GROUPS for field in dataclasses.fields(group)] + ["config", "help"]
 
 
-def _saved_flags(path: str, kind: type[Config]) -> list[str]:
-    """The flags that a config.json stands for."""
+def _saved_flags(path: str, kind: type[Config], where: str) -> list[str]:
+    """The flags that a config.json stands for; `where` is what an error begins with."""
     try:
         values = json.loads(Path(path).read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--config: cannot read '{path}' as the config.json of a run ({error}).") from error
-    require(isinstance(values, dict), f"--config: '{path}' is not the config.json of a run.")
+        raise UserError(f"{where} cannot be read as the config.json of a run ({error}).") from error
+    require(isinstance(values, dict), f"{where} is not the config.json of a run.")
     if kind.HIDDEN and set(kind.HIDDEN) & set(values):
-        raise UserError(f"--config: '{path}' is the config.json of one run, not of a comparison.")
+        raise UserError(f"{where} is the config.json of one run, not of a comparison.")
     switches = {name for name, hint in typing.get_type_hints(kind).items() if hint is bool}
     saved = []
     for name, value in values.items():
@@ -120,7 +138,7 @@ def _saved_flags(path: str, kind: type[Config]) -> list[str]:
         elif not all(isinstance(each, (str, int, float, type(None))) for each in of_flag) or any(
             isinstance(each, bool) or (isinstance(each, str) and not _is_text(each)) for each in of_flag
         ):
-            raise UserError(f"--config: '{path}' has {shown(value)} for {shown(name)}, which no flag can be.")
+            raise UserError(f"{where} has {shown(value)} for {shown(name)}, which no flag can be.")
         if value is not False:
             saved += [f"--{name.replace('_', '-')}", *map(str, of_flag)]
     return saved
@@ -134,13 +152,13 @@ def _is_text(value: str) -> bool:
         return False
 
 
-def _flags_of_run(path: str, kind: type[Config]) -> list[str]:
+def _flags_of_run(path: str, kind: type[Config], where: str) -> list[str]:
     """The flags that go on with the run in a folder."""
     folder = expanded(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"--resume: there is no run in '{path}': a run's folder has a config.json.")
     folder = folder.absolute() if folder.name in ("", "..") else folder
-    return [*_saved_flags(str(folder / "config.json"), kind), "--out", str(folder.parent), "--name", folder.name]
+    return [*_saved_flags(str(folder / "config.json"), kind, where), "--out", str(folder.parent), "--name", folder.name]
 
 
 def _grouped(kind: type[Config], default: Config) -> type:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -14,11 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jax_mix.training import last_words
 from jax_mix.training.errors import UserError, require
 
 Made = TypeVar("Made")
-_MOST = 2**16  # bytes of a config as JSON
-_HEARTBEAT = 30  # seconds without a sign of life, after which JAX ends the other processes
+_HEARTBEAT = 30  # seconds without a sign of life of one process, or after its end, when JAX ends the others
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 
@@ -55,11 +56,33 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
     address = None if coordinator == "auto" else coordinator
     if process_id is not None:
         print(f"process {process_id} of {num_processes}, waiting for the others at {coordinator}", file=sys.stderr)
+    last_words.watch()
     try:
-        jax.distributed.initialize(address, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT)
+        jax.distributed.initialize(
+            address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_HEARTBEAT,
+        )
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--coordinator {coordinator}: the processes could not be joined ({reason}).") from error
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Where another process is gone, end this one with a sentence of it, as no `finally` may wait for that one."""
+    if jax.process_count() == 1:
+        yield
+        return
+    try:
+        yield
+        _of_every_process("")  # all end together: JAX ends one that waits for the others for half a minute
+    except jax.errors.JaxRuntimeError as error:
+        if last_words.are_of_another(error):
+            last_words.end(str(error))
+        raise
 
 
 def in_every_process(make: Callable[[], Made]) -> Made:
@@ -75,11 +98,7 @@ def in_every_process(make: Callable[[], Made]) -> Made:
         made = make()
     except (UserError, OSError) as error:
         told = str(error)
-    mine = np.frombuffer(told.encode(errors="replace")[:_MOST].ljust(_MOST), np.uint8)
-    texts = [
-        bytes(text).rstrip().decode(errors="replace") for text in np.asarray(multihost_utils.process_allgather(mine))
-    ]
-    for i, text in enumerate(texts):
+    for i, text in enumerate(_of_every_process(told)):
         require(not text, told or f"in process {i}: {text}")
     return made
 
@@ -98,8 +117,7 @@ def decided_by_first(decide: Callable[[], str]) -> str:
             text = "=" + decide()
         except (UserError, OSError) as error:
             text = "!" + str(error)
-    mine = np.frombuffer(text.encode().ljust(_MOST), np.uint8)
-    text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(mine))).rstrip().decode()
+    text = _of_every_process(text)[0]
     require(text.startswith("="), text[1:])
     return text[1:]
 
@@ -142,15 +160,23 @@ def disagreement(values: Mapping[str, Any], *, of_each: Collection[str] = ()) ->
     """
     if jax.process_count() == 1:
         return ""
-    mine = json.dumps({name: value for name, value in values.items() if name not in of_each}).encode()
-    texts = multihost_utils.process_allgather(np.frombuffer(mine.ljust(_MOST), np.uint8))
-    first, *others = (json.loads(bytes(text)) for text in np.asarray(texts))
+    mine = json.dumps({name: value for name, value in values.items() if name not in of_each})
+    first, *others = map(json.loads, _of_every_process(mine))
     for i, other in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
             here, there = (values.get(name) for values in (first, other))
             if here != there:
                 return f"--{name.replace('_', '-')} is {here} in process 0, but {there} in process {i}"
     return ""
+
+
+def _of_every_process(text: str) -> list[str]:
+    """The text that each process calls this with, in their order."""
+    mine = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8)  # whatever the bytes of a path are
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(mine))))
+    padded = np.pad(mine, (0, lengths.max() - len(mine) + 1))  # to one length, which is not 0
+    texts = np.asarray(multihost_utils.process_allgather(padded))
+    return [bytes(each[:n]).decode(errors="surrogatepass") for each, n in zip(texts, lengths, strict=True)]
 
 
 def is_first() -> bool:

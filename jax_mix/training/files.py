@@ -22,10 +22,22 @@ except ModuleNotFoundError:  # Windows, where nothing is locked
 
 from jax_mix.training.errors import UserError
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LONGEST = 150  # bytes, which leaves room for what is put around them
+
 
 def expanded(path: str) -> Path:
     """A path as a user writes it: ~ is the home folder, also after a =, where shells leave it."""
     return Path(os.path.expanduser(path))  # of a user that there is not, it leaves it
+
+
+def one_line(text: str) -> str:
+    """A text in which characters that move the cursor, colour a terminal or turn the order of letters are spelled out.
+
+    >>> print(one_line("two\\nlines, \\x1b[31mred"))
+    two\\nlines, \\x1b[31mred
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def printable(text: str) -> str:
@@ -34,7 +46,16 @@ def printable(text: str) -> str:
     >>> printable("caf\\udce9")
     'caf\\\\xe9'
     """
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return one_line(os.fsencode(text).decode("utf-8", "backslashreplace"))
+
+
+def as_name(text: str) -> str:
+    """A text as a part of a file's name, of which the end is kept if it is long: file systems allow 255 bytes.
+
+    >>> as_name("./photos/cats and dogs")
+    '.-photos-cats-and-dogs'
+    """
+    return re.sub(r"[^\w.-]+", "-", text).encode(errors="replace")[-_LONGEST:].decode(errors="ignore")
 
 
 @contextlib.contextmanager
@@ -126,8 +147,10 @@ def check_writable(folder: Path) -> None:
       UserError: nothing can be written there, or its path is not UTF-8, as TensorStore needs it for checkpoints.
     """
     path = str(folder.absolute())
-    if printable(path) != path:
-        raise UserError(f"--out: the path of the folder '{printable(path)}' is not UTF-8: give one that is.")
+    try:
+        os.fsencode(path).decode()
+    except UnicodeError:
+        raise UserError(f"--out: the path of the folder '{printable(path)}' is not UTF-8: give one that is.") from None
     above = (folder, *folder.absolute().parents)
     existing = next(path for path in above if os.path.lexists(path))  # a link to nothing is there too
     try:

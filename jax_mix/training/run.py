@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,16 @@ from jax_mix.training import devices, plots
 from jax_mix.training.build import Prepared, split_seed
 from jax_mix.training.config import HERE, Config
 from jax_mix.training.errors import require
-from jax_mix.training.files import check_writable, expanded, locked, printable, remove_half_written, write_json
+from jax_mix.training.files import (
+    as_name,
+    check_writable,
+    expanded,
+    locked,
+    printable,
+    remove_half_written,
+    write_json,
+    write_jsonl,
+)
 
 # metrics.json first: without it a run is not finished.
 _LEFT = ("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json")
@@ -28,7 +36,7 @@ def folder_of(config: Config, default: str) -> Path:
     >>> folder_of(Config(dataset="./photos/cats"), "{dataset}-mixup-0").as_posix()
     'runs/photos-cats-mixup-0'
     """
-    dataset = re.sub(r"[^\w.-]+", "-", config.dataset).strip("-.")
+    dataset = as_name(config.dataset).strip("-.")
     return expanded(config.out) / (config.name or default.format(dataset=dataset))
 
 
@@ -104,7 +112,7 @@ def metrics_of(history: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def write_results(folder: Path, prepared: Prepared, history: list[dict[str, float]]) -> None:
-    """Write what a finished run leaves: two pictures, then metrics.json, by which it is known to be finished.
+    """Write what a finished run leaves: metrics.jsonl, two pictures, then metrics.json, by which it is known as such.
 
     Args:
       folder: of the run.
@@ -113,6 +121,7 @@ def write_results(folder: Path, prepared: Prepared, history: list[dict[str, floa
     """
     config, dataset, _, recipe = prepared
     write_config(folder, config)  # what may differ in a run that was resumed
+    write_jsonl(folder / "metrics.jsonl", history)  # a run that goes on when all is done has not written it
     plots.plot_learning_curve(folder / "learning_curve.png", history, title=printable(folder.name))
     image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
     mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None

@@ -58,6 +58,7 @@ def test_pgd_starts_at_random():
     flat = [attacks.pgd(lambda image: 0 * image.sum(), jax.random.key(i), jnp.full(100, 0.5), 0.1) for i in range(2)]
     assert float(jnp.abs(flat[0] - 0.5).max()) > 0.09  # nothing to climb: where it started
     assert not jnp.array_equal(*flat)
+    assert all(-0.02 < float((each - 0.5).mean()) < 0.02 for each in flat)  # to either side
 
 
 @pytest.mark.parametrize("batch_size", [7, 20, 250])

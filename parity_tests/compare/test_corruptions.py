@@ -95,3 +95,10 @@ def test_noise_is_drawn_for_each_pixel_image_and_channel():
     apart = [noise[0, ..., 0], noise[0, ..., 1], noise[1, ..., 0], np.roll(noise[0, ..., 0], 1, 0)]
     between = np.corrcoef([each.ravel() for each in apart])
     assert np.abs(between - np.eye(4)).max() < 0.15
+
+
+def test_occlusion_reaches_all_borders():
+    white = np.full((400, 8, 8, 1), 255, np.uint8)
+    black = (corrupt("occlusion", white, 0.25, peak=255) == 0)[..., 0]
+    for rows in (black.any(2), black.any(1)):
+        assert np.unique(rows.argmax(1)).tolist() == list(range(7))

@@ -201,3 +201,20 @@ def test_the_draws_that_are_shown(seed, digits, monkeypatch):
     assert found["manifold"].layer_name.startswith("hidden.")
     assert (found["cutmix"].box is None, found["manifold"].box is None) == (False, True)
     assert {mix.lam.shape for mix in found.values()} == {(32,)}
+
+
+def test_fresh_points_are_none_of_those_trained_on(monkeypatch):
+    asked = []
+
+    def points(problem, n, seed):
+        asked.append((n, seed))
+        return np.zeros((n, 2), np.float32), np.zeros(n, np.int32)
+
+    seen = planar._FRESH + planar._GRID**2
+    monkeypatch.setattr(planar, "points", points)
+    monkeypatch.setattr(planar, "_train_and_predict", lambda *_: np.zeros((3, seen, 2)))
+    planar._measure("moons", None, 3)
+    of_seeds = {seed for n, seed in asked if n == planar._POINTS}
+    (of_fresh,) = {seed for n, seed in asked if n == planar._FRESH}
+    assert of_seeds == {0, 1, 2}
+    assert of_fresh > 2**16  # beyond any --seeds

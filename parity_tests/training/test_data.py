@@ -124,6 +124,11 @@ def test_random_shift_reaches_4_pixels_at_32_and_brings_in_black():
     assert set(black_rows.tolist()) == {0, 1, 2, 3, 4}
 
 
+def test_an_oblong_image_is_shifted_by_an_eighth_of_its_shorter_side():
+    black = np.asarray(data.random_shift(jax.random.key(0), jnp.full((200, 16, 64, 1), 9, jnp.uint8))) == 0
+    assert set(black.all((2, 3)).sum(1).tolist()) == set(black.all((1, 3)).sum(1).tolist()) == {0, 1, 2}
+
+
 def test_random_flip_mirrors_about_half_of_the_images():
     image = jnp.broadcast_to(jnp.arange(6, dtype=jnp.uint8).reshape(1, 1, 6, 1), (1000, 2, 6, 1))
     flipped = np.asarray(data.random_flip(jax.random.key(0), image))[..., 0]
@@ -140,6 +145,7 @@ def test_augmentation_by_name():
     flipped = np.asarray(data.augment("shift_flip", key, image))
     changed = (flipped != shifted).any((1, 2, 3))
     assert 0 < changed.sum() < 20
+    assert (flipped != data.random_flip(key, shifted)).any()  # no key is used twice
     np.testing.assert_array_equal(flipped[changed], shifted[changed][:, :, ::-1])
 
 

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -43,8 +45,8 @@ def test_eight_devices_give_the_same_losses(on_one_device, digits):
         assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
 
 
-def two_processes(*flags, of_each=((), ()), small=True):
-    """train.py in two processes of four devices: status, stdout and stderr of each."""
+def start_two(*flags, of_each=((), ()), small=True):
+    """train.py in two processes of four devices, as they run."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -52,17 +54,16 @@ def two_processes(*flags, of_each=((), ()), small=True):
     command += ["--feed", "grain", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     env |= {"XLA_FLAGS": ""} | ({} if small else {"JAX_NUM_CPU_DEVICES": "1"})
-    processes = [
-        subprocess.Popen(
-            [*command, *own, "--process-id", str(i)],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen([*command, *own, "--process-id", str(i)], cwd=ROOT, env=env, **pipes)
         for i, own in enumerate(of_each)
     ]
+
+
+def two_processes(*flags, **options):
+    """Status, stdout and stderr of each when both have ended."""
+    processes = start_two(*flags, **options)
     output = [process.communicate(timeout=300) for process in processes]
     return [(process.returncode, *told) for process, told in zip(processes, output, strict=True)]
 
@@ -122,6 +123,34 @@ def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
     assert "test accuracy" not in done[1][1]  # the first alone prints and writes
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     assert [config[name] for name in ("coordinator", "num_processes", "process_id", "mix_groups")] == [None] * 3 + [8]
+
+
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.long)])
+def test_if_one_is_killed_the_other_ends_in_a_sentence(killed, data_dir, tmp_path):
+    """And all go on from the last checkpoint; the first is special, as JAX's runtime is in it."""
+    flags = ["--data-dir", data_dir, "--out", str(tmp_path), "--name", "two"]
+    flags += ["--model", "mlp", "--batch-size", "256", "--epochs", "1000", "--checkpoint-every", "1"]
+    processes = start_two(*flags, small=False)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "two/checkpoints/2").exists() and processes[0].poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[killed].kill()
+    try:
+        _, told = processes[1 - killed].communicate(timeout=90)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[1 - killed].returncode not in (0, None, -signal.SIGKILL)
+    *_, last = told.splitlines()
+    assert re.search(r"^train\.py: (process \d|another process) of this run is gone, killed or out of reach", last), (
+        told
+    )
+    assert last.endswith("; start all of them again with the same command and --resume.")
+    assert told.count("is gone") == 1
+    assert "Traceback" not in told
+    assert "stack trace" not in told
+    assert any((tmp_path / "two/checkpoints").glob("[0-9]*"))
 
 
 METHODS = {

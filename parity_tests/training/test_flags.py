@@ -74,7 +74,7 @@ BAD_INPUT = {
     "command at the end": (["--epochs", "3", "compare"], ["'compare' belongs to no flag: a command stands first"]),
     "compared flag misspelt": (["compare", "--method", "none"], ["'--method' is not a flag: did you mean --methods?"]),
     "flag of a run, compared": (["compare", "--mix", "none"], ["--mix is not a flag of this command", "drop"]),
-    "config nested deeply": (["--config", "NESTED"], ["--config: cannot read", "recursion"]),
+    "config nested deeply": (["--config", "NESTED"], ["--config: '", "cannot be read", "recursion"]),
     "config with false for a number": (["--config", "FALSE"], ["has False for 'epochs', which no flag can be"]),
     "config with an object": (["--config", "OBJECT"], ["has {'name': 'digits'} for 'dataset', which no flag can be"]),
     "config with a list of lists": (["--config", "LISTS"], ["has [['layer1']] for 'layers', which no flag can be"]),

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 
 import numpy as np
 import PIL.Image
@@ -310,6 +311,31 @@ def test_a_disk_that_fills_while_the_cache_is_written_costs_the_cache_alone(phot
     assert "decoded images cannot be kept in" in (told := capsys.readouterr().err)
     assert "No space left on device" in told
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_what_killed_processes_left_of_a_cache_goes_after_a_day(photos, tmp_path):
+    """Not before: another process may be writing it."""
+    for name, hours in ((".photos-1.a", 25), (".photos-2.b", 23)):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+        os.utime(tmp_path / "cache" / name, times=(then := time.time() - 3600 * hours, then))
+    load(photos, cache_dir=str(tmp_path / "cache"))
+    left = [path.name for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
+    assert left == [".photos-2.b"]
+
+
+def test_a_cache_that_another_process_has_just_made_is_used(photos, tmp_path, capsys, monkeypatch):
+    load(photos, cache_dir=str(tmp_path / "other"))
+    decode_all = cache._decode_all
+
+    def meanwhile(*arguments):
+        shutil.copytree(tmp_path / "other", tmp_path / "cache", dirs_exist_ok=True)
+        return decode_all(*arguments)
+
+    monkeypatch.setattr(cache, "_decode_all", meanwhile)
+    dataset = load(photos, cache_dir=str(tmp_path / "cache"))
+    assert values(dataset.train) | values(dataset.test) == ALL
+    assert os.listdir(tmp_path / "cache") == os.listdir(tmp_path / "other")
+    assert capsys.readouterr().err == ""
 
 
 def test_without_a_place_for_the_cache_it_goes_on(photos, tmp_path, capsys, monkeypatch):

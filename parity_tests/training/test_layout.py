@@ -238,7 +238,15 @@ def test_what_is_left_out_is_counted_and_named_at_each_start(tmp_path):
         (tmp_path / name).write_bytes(b"ftypheic")
     for name in ("cat/a.pdf", "cat/b.mpg", "dog/c.h5", "dog/d.eps", "dog/e.txt", "labels.txt", "dog/none"):
         (tmp_path / name).write_bytes(b"%PDF")
-    for name in (".DS_Store", "cat/Thumbs.db", "__MACOSX/cat/._1.png", "dog/.ipynb_checkpoints/1.png"):
+    for name in (
+        ".DS_Store",
+        "cat/Thumbs.db",
+        "__MACOSX/cat/1.png",
+        "lost+found/1.png",
+        "$RECYCLE.BIN/1.png",
+        "@eaDir/1.png",
+        "dog/.ipynb_checkpoints/1.png",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     save(tmp_path / "loose.png")

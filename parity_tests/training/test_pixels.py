@@ -228,3 +228,20 @@ def test_a_jpeg_that_is_called_png_is_read(tmp_path):
         for i in range(3):
             save(tmp_path / name / f"{i}.png", np.full((8, 8), 100, np.uint8), format="JPEG")
     assert np.all(data.load(str(tmp_path), cache_dir=str(tmp_path.parent / "cache")).train.image == 100)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_where_white_is_0_values_are_turned_round(bits, tmp_path):
+    """As in scans of 16 bits, whose files say so."""
+    values = ramp(2**bits - 1)
+    save(tmp_path / "a.tif", values, tiffinfo={262: 0})
+    expected = (2**bits - 1 - values) >> (bits - 8)
+    np.testing.assert_array_equal(decoded(tmp_path / "a.tif", grey=True, bits=bits)[..., 0], expected)
+
+
+def test_a_phones_preview_is_no_second_image(tmp_path):
+    first, second = (PIL.Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (10, 200))
+    for name in ("a.mpo", "a.gif"):
+        save(tmp_path / name, first, save_all=True, append_images=[second])
+        assert abs(int(decoded(tmp_path / name).max()) - 10) < 3
+    assert [pixels.header(tmp_path / name).frames for name in ("a.mpo", "a.gif")] == [False, True]

@@ -87,6 +87,25 @@ def test_the_folder_of_a_run_is_all_that_resume_needs(tmp_path):
         parse(["--resume", "no/such"], Config)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"optimizer": "scgd"}', "has 'scgd' for --optimizer, which it cannot be."),
+        ('{"epochs": "two"}', "has 'two' for --epochs, which it cannot be."),
+        ('{"epoch": 2}', "'--epoch' is not a flag: did you mean --epochs"),
+        ('{"epochs": 2', "cannot be read as the config.json of a run"),
+        ("", "cannot be read as the config.json of a run"),
+        ("[]", "is not the config.json of a run."),
+    ],
+)
+def test_a_damaged_config_is_told_with_its_run(text, told, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(text)
+    assert train.main(["--resume", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"train.py: --resume: '{tmp_path}'")
+    assert told in line
+
+
 def test_a_run_from_its_own_folder(tmp_path, monkeypatch):
     write_config(tmp_path / "here", Config(epochs=7), anew=True)
     monkeypatch.chdir(tmp_path / "here")

@@ -107,3 +107,20 @@ def test_the_test_images_of_a_folder_are_not_the_first(tmp_path):
         middle = np.mean([int(path.stem) for path in test[name]])
         assert 30 < middle < 70
     assert {path.name for path in test["cat"]} != {path.name for path in test["dog"]}
+
+
+def test_an_accent_as_a_letter_of_its_own_is_the_same_name(tmp_path):
+    """As macOS writes it: the split is the same on all systems."""
+    tests = []
+    for accent in ("\u00e9", "e\u0301"):
+        files = {name: [tmp_path / name / f"{accent}{i}.png" for i in range(30)] for name in ("cat", f"chat{accent}")}
+        _, test = split("./photos", tmp_path, files, 0.2, by_folder=False)
+        tests.append([sorted(path.stem.removeprefix(accent) for path in those) for those in test.values()])
+    assert tests[0][0] == tests[1][0]
+
+
+def test_wrong_labels_are_those_of_the_seeds_fifth_key(digits, data_dir):
+    """The others are of weights, order, steps and the picture: with one of these, what is drawn would hang together."""
+    noisy = load(Config(data_dir=data_dir, label_noise=0.5, seed=3))
+    expected = data.corrupt_labels(digits, 0.5, jax.random.split(jax.random.key(3), 5)[4])
+    np.testing.assert_array_equal(noisy.train.label, expected.train.label)

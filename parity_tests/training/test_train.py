@@ -145,11 +145,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
     first, resumed = results()
     assert resumed == first
     (tmp_path / "first" / "metrics.json").unlink()
+    lines = (tmp_path / "first" / "metrics.jsonl").read_bytes()
+    (tmp_path / "first" / "metrics.jsonl").write_bytes(lines[:50])
     config = str(tmp_path / "first" / "config.json")
     assert train.main(["--config", config, "--name", "first", "--resume", "--devices", "1"]) == 0
     assert "the run is finished: its results are written again" in capsys.readouterr().out
     first, again = results()
     assert (again, len(calls)) == (first, steps)
+    assert (tmp_path / "first" / "metrics.jsonl").read_bytes() == lines
     config = [json.loads((folder / "first" / "config.json").read_text()) for folder in (out, tmp_path)]
     assert config[0] | {"out": ""} == config[1] | {"out": ""}
     assert config[0]["name"] is None  # repeated with other flags, it replaces nothing of that name

@@ -14,6 +14,7 @@ from jax_mix.training.data.layout import SplitBy
 from jax_mix.training.data.subset import corrupt_labels, take
 from jax_mix.training.data.tfds_sets import open_set
 from jax_mix.training.errors import require
+from jax_mix.training.files import one_line
 
 __all__ = [
     "AugmentName",
@@ -77,10 +78,10 @@ def load(
             )
         source = open_set(name, data_dir, image_size)
     for line in source.told:
-        print(line)
+        print(one_line(line))
     for line in source.left_out:
-        print(f"left out: {line}", file=sys.stderr)
+        print(f"left out: {one_line(line)}", file=sys.stderr)
     dataset = decoded(source, cache_dir)
     for line in source.found:
-        print(line, file=sys.stderr)
+        print(one_line(line), file=sys.stderr)
     return dataset

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and_std
 from jax_mix.training.data.source import Source
 from jax_mix.training.errors import UserError, require
-from jax_mix.training.files import expanded
+from jax_mix.training.files import as_name, expanded
 
 _VERSION = 2  # of what is in a cache; another is decoded anew
 _SUMMED = 2**32  # bytes of a file that are compared with its checksum at each start
@@ -47,7 +46,7 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
     made_of = json.dumps([_VERSION, source.name, list(source.class_names), source.made_of])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     everything = expanded(cache_dir) if cache_dir else default_folder()
-    folder = everything / (re.sub(r"[^\w.-]+", "-", source.name) + "-" + digest)
+    folder = everything / f"{as_name(source.name)}-{digest}"
     if folder.is_dir():
         try:
             return _open(source, folder)

@@ -120,7 +120,7 @@ def open_folder(
 
     splits = {split: [of_class[name] for name in class_names] for split, of_class in files.items()}
     return Source(
-        name=root.resolve().name,
+        name=printable(root.resolve().name),
         class_names=tuple(map(printable, class_names)),
         counts={split: sum(map(len, of_class)) for split, of_class in splits.items()},
         read=read,

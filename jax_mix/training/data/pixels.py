@@ -62,7 +62,8 @@ def header(file: Path) -> Header | Exception:
     try:
         with warnings.catch_warnings(action="ignore"), _open(file) as image:
             bits = _bits(image)  # first: to look for the orientation may decode the image, and forget how it lies there
-            turned = image.getexif().get(0x0112, 1) >= 5  # the orientation: a quarter turn, some of them mirrored
+            # The orientation: a quarter turn, two of them mirrored.
+            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
             size = (image.width, image.height) if turned else (image.height, image.width)
             frames = image.format != "MPO" and getattr(image, "is_animated", False)  # a phone's has a preview
             return Header(size, image.mode in _GREY, bits, frames)
