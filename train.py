@@ -33,6 +33,7 @@ try:
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
+from jax_mix.training.about import write_about
 from jax_mix.training.build import described, load, prepare, resolve
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.command_line import parse
@@ -123,6 +124,8 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
         if first and not goes_on:
             write_config(folder, config, anew=True)
+        if first:
+            write_about(folder, prepared)
         try:
             model, history = train(prepared, checkpoints, Logs(folder) if first else None)
         except Stopped as stopped:

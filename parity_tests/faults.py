@@ -124,7 +124,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/data/tfds_sets.py", "made_of=[image_size, str(", "made_of=[str(", "training/test_depends.py::test_so_it_is_of_a_set_of_tfds"),
     ("training/data/dataset.py", "(self.train.label, self.test.label, self", "(self.train.label, self", "training/test_depends.py::test_the_fingerprint_is_another_one_of_other"),
     ("training/data/dataset.py", "self.normalize.mean, self.normalize.std)", "self.normalize.mean)", "training/test_depends.py::test_the_fingerprint_is_another_one_of_other"),
-    ("training/data/source.py", "left, top = (wide - size) // 2, (high - size) // 2", "left, top = 0, (high - size) // 2", "training/test_folder.py::test_images_are_scaled_and_cut_square"),
+    ("training/data/source.py", "left, top = (wide - columns) // 2, (high - rows) // 2", "left, top = 0, (high - rows) // 2", "training/test_folder.py::test_images_are_scaled_and_cut_square"),
     ("training/data/splitting.py", '_by_hash(those, f"{name}/")[: counts[name]]', "those[: counts[name]]", "training/test_subset.py::test_the_test_images_of_a_folder_are_not_the_first"),
     ("training/config.py", '"checkpoint_every", *HERE)', '"checkpoint_every", "label_smoothing", *HERE)', "training/test_depends.py::test_a_run_does_not_go_on_with_another"),
     ("training/config.py", 'MAY_DIFFER = ("data_dir", "cache_dir", "feed", "workers",', 'MAY_DIFFER = ("data_dir", "cache_dir", "feed",', "training/test_depends.py::test_a_run_goes_on_with_another"),

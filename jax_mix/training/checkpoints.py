@@ -236,6 +236,48 @@ class Checkpoints:
             )
 
 
+def read_part(folder: Path, name: str, like: Any) -> tuple[int, Any]:
+    """One part of the state in the newest checkpoint of a run that has ended; nothing in the folder is touched.
+
+    Args:
+      folder: of checkpoints.
+      name: of the part, such as "model": a key of the state that was saved.
+      like: pytree of arrays, which say what to restore, and on which devices.
+
+    Returns:
+      Step and part, in the dtypes that were saved.
+
+    Raises:
+      UserError: there is no checkpoint; or the newest is damaged, or of other arrays.
+    """
+    steps = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    require(bool(steps), f"there is no checkpoint in '{folder}'.")
+    path = folder.absolute() / str(max(steps))
+    damage = _damage(path)
+    again = f"{resuming(folder.parent)} makes it again from the one before"
+    require(damage is None, f"the checkpoint '{path}' is damaged: {damage}; {again}.")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what is of no concern to the user
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        run = checkpointer.restore(path, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    saved = {key: array for key, array in run["arrays"].items() if key.startswith(f"{name}.")}
+    wanted = _describe({name: like})
+    for key in sorted(saved.keys() | wanted.keys()):
+        there, here = (arrays.get(key, "missing") for arrays in (saved, wanted))
+        if _to_agree(there) != _to_agree(here):
+            raise UserError(f"the checkpoint '{path}' is of another model: {key} is {there} there and {here} here.")
+    target = _with_dtypes({name: like}, saved)
+    arguments = ocp.args.PyTreeRestore(
+        item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return max(steps), checkpointer.restore(path / "state", args=arguments)[name]
+
+
+def resuming(folder: Path) -> str:
+    """The command that goes on with the run in `folder`."""
+    return f"python train.py --resume {shlex.quote(str(folder))}"
+
+
 def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Collection[str] = ()) -> str:
     """Which values of a saved config are not those wanted, in words; "" if there are none.
 

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jax_mix.training import devices, plots
+from jax_mix.training import about, devices, plots
 from jax_mix.training.build import Prepared, split_seed
 from jax_mix.training.config import HERE, Config
 from jax_mix.training.errors import require
@@ -92,8 +93,8 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_half_written(folder)
-    for name in _LEFT if anew else ():
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / name for name in (*_LEFT, *about.LEFT) if anew):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     # It tells how to repeat the run, not where: what repeats it goes to a folder of its own.
     write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
 

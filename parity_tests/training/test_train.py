@@ -44,6 +44,7 @@ def test_a_run_leaves_its_files(first_run):
     out, _, metrics = first_run
     names = sorted(path.name for path in (out / "first").iterdir())
     assert names == [
+        "about.json",
         "checkpoints",
         "config.json",
         "events.out.tfevents.000000001",

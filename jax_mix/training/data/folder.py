@@ -19,7 +19,6 @@ from jax_mix.training.data.layout import SplitBy, lay_out
 from jax_mix.training.data.listing import Listing, several
 from jax_mix.training.data.source import Source, identity
 from jax_mix.training.data.splitting import split
-from jax_mix.training.data.tfds_sets import prepared_below
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded, printable
 
@@ -141,6 +140,8 @@ def _folder(path: str) -> Path:
         near = difflib.get_close_matches(root.name, _names(root.parent), 1)
         meant = f"; did you mean {as_flag(root.parent / near[0])}?" if near else "."
         raise UserError(f"--dataset {path}: there is no such folder{meant}")
+    from jax_mix.training.data.tfds_sets import prepared_below  # here, as TFDS is slow to import
+
     if told := prepared_below(root):
         raise UserError(f"--dataset {path} {told}")
     return root
