@@ -10,18 +10,21 @@ python train.py --resume runs/digits-manifold-0: go on with a run that was cut o
 
 python train.py compare: train with every method, and write a report of what each does; compare --help tells more.
 
+python train.py predict runs/digits-manifold-0 photo.jpg folder/: what is on images; evaluate and export: --help tells.
+
 python train.py --config runs/digits-manifold-0/config.json --seed 1: as that run was, but for the flags that follow.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if name is not None and name not in COMMANDS:
             raise UserError(f"there is no command {shown(name)}: {suggest(name, COMMANDS)} Without one it trains.")
-        command = train_command if name is None else COMMANDS[name]
+        command = train_command if name is None else importlib.import_module(COMMANDS[name]).main
         command(flags)
     except (UserError, OSError) as error:  # an OSError says in a sentence of its own which file it is about
         print(f"train.py: {error}", file=sys.stderr)
@@ -81,14 +84,12 @@ def train_command(flags: Sequence[str]) -> None:
         run(config)
 
 
-def compare_command(flags: Sequence[str]) -> None:
-    """`python train.py compare`: runs with every method, and a report."""
-    from jax_mix.compare import command  # here, as a run does without all that it imports
-
-    command.main(flags)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"compare": compare_command}  # without one: train_command
+# Each is a module's `main`, imported when it is asked for: a run does without all that. Without one: train_command.
+COMMANDS = {
+    "compare": "jax_mix.compare.command",
+    "predict": "jax_mix.training.predicting",
+    "evaluate": "jax_mix.training.evaluating",
+}
 
 
 def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:

@@ -37,6 +37,15 @@ def printable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+def as_file_name(text: str) -> str:
+    """What of a text can be in a file's name.
+
+    >>> as_file_name("./photos/cats")
+    'photos-cats'
+    """
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+
+
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; it replaces `path` once the body is through, and goes if that fails.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,15 @@ from jax_mix.training import about, devices, plots
 from jax_mix.training.build import Prepared, split_seed
 from jax_mix.training.config import HERE, Config
 from jax_mix.training.errors import require
-from jax_mix.training.files import check_writable, expanded, locked, printable, remove_half_written, write_json
+from jax_mix.training.files import (
+    as_file_name,
+    check_writable,
+    expanded,
+    locked,
+    printable,
+    remove_half_written,
+    write_json,
+)
 
 # metrics.json first: without it a run is not finished.
 _LEFT = ("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json")
@@ -29,7 +36,7 @@ def folder_of(config: Config, default: str) -> Path:
     >>> folder_of(Config(dataset="./photos/cats"), "{dataset}-mixup-0").as_posix()
     'runs/photos-cats-mixup-0'
     """
-    dataset = re.sub(r"[^\w.-]+", "-", config.dataset).strip("-.")
+    dataset = as_file_name(config.dataset)
     return expanded(config.out) / (config.name or default.format(dataset=dataset))
 
 

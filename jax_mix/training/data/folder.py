@@ -11,11 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jax_mix.training.data import pixels
 from jax_mix.training.data.hints import as_flag, is_archive, unpack
-from jax_mix.training.data.layout import SplitBy, lay_out
+from jax_mix.training.data.layout import Files, SplitBy, lay_out
 from jax_mix.training.data.listing import Listing, several
 from jax_mix.training.data.source import Source, identity
 from jax_mix.training.data.splitting import split
@@ -128,6 +128,28 @@ def open_folder(
         left_out=(*layout.left_out, *listing.left_out),
         found=found,
     )
+
+
+class Labelled(NamedTuple):
+    """The images of a folder, to measure a network on."""
+
+    files: Files
+    told: list[str]  # how the folder was understood
+    left_out: list[str]  # what in it is not used
+
+
+def labelled_images(path: str) -> Labelled:
+    """All images under `path` by class, if that is CLASS/*; of train/CLASS/* and test/CLASS/* those of the test.
+
+    Raises:
+      UserError: as `open_folder`, of folders.
+    """
+    root = _folder(path)
+    listing = Listing(root)
+    layout = lay_out(path, root, listing, "image")
+    files = layout.train if layout.test is None else layout.test
+    named = {printable(name): files[name] for name in sorted(files)}
+    return Labelled(named, layout.told, [*layout.left_out, *listing.left_out])
 
 
 def _folder(path: str) -> Path:
