@@ -41,10 +41,11 @@ from jax_mix.training.build import described, load, prepare, resolve
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.command_line import parse
 from jax_mix.training.config import MAY_DIFFER, OF_EACH_PROCESS, Config
+from jax_mix.training.confusion import in_words
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.run import choose_folder, locked_run, metrics_of, write_config, write_results
+from jax_mix.training.run import choose_folder, confusion_of, locked_run, metrics_of, write_config, write_results
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -89,6 +90,7 @@ COMMANDS = {
     "compare": "jax_mix.compare.command",
     "predict": "jax_mix.training.predicting",
     "evaluate": "jax_mix.training.evaluating",
+    "export": "jax_mix.training.exporting",
 }
 
 
@@ -96,7 +98,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     """What a run goes through: load, train and evaluate, write the results.
 
     Returns:
-      The model, and what is in metrics.json: the last epoch's "accuracy", "nll" and "ece", and "history".
+      The model, and what is in metrics.json, as `metrics_of` says.
 
     Raises:
       UserError: something in `config` cannot be used.
@@ -133,10 +135,11 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
             raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
-        metrics = metrics_of(history)
-        print("test accuracy {accuracy:.2%}, NLL {nll:.4f}, ECE {ece:.4f}".format(**metrics))
+        confusion = confusion_of(prepared, model)
+        metrics = metrics_of(history, confusion, dataset.class_names)
+        print(f"test {in_words(metrics)}")
         if first:
-            write_results(folder, prepared, history)
+            write_results(folder, prepared, metrics, confusion)
             print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 

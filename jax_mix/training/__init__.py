@@ -7,7 +7,7 @@
 | what a step does: draw, mix, loss      | `step.py`, with `methods.py`, `losses.py`, `ema.py`                   |
 | what happens when                      | `loop.py`, with `evaluation.py`, `signals.py`, `failed_step.py`       |
 | what is written                        | `run.py`, with `checkpoints.py`, `logs.py`, `plots.py`, `files.py`    |
-| what can be done with a run            | `trained.py` loads it, by `about.py`                                  |
+| what can be done with a run            | `trained.py`; `predicting.py`, `evaluating.py`, `exporting.py`        |
 | what is trained, and on what           | `models/`, `optimizers.py`; `data/`; `devices.py`                     |
 """
 
@@ -38,6 +38,8 @@ NEEDED = (
     "tyro",
     "scipy",
     "jinja2",
+    "safetensors",
+    "flatbuffers",
 )
 if _missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     raise ModuleNotFoundError(

@@ -43,7 +43,7 @@ class Options:
     dataset: str | None = None
     data_dir: str | None = None  # TFDS's folder; None: that of the run, TFDS_DATA_DIR or ~/tensorflow_datasets
     cache_dir: str | None = None  # where decoded images are kept; None: ~/.cache/jax_mix
-    out: str | None = None  # folder for results; None: evaluation-DATASET in the run's
+    out: str | None = None  # folder for results; None: evaluation/DATASET in the run's
     batch_size: Count = 500  # images at once
     broken_images: data.BrokenImages = "stop"  # at a folder's image that cannot be decoded: stop, or name it and go on
 
@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> None:
     trained = load_run(run)
     config = parse(["--config", str(run / "config.json")], Config)
     name = options.dataset or config.dataset
-    default = run / f"evaluation-{as_file_name(name)}"
+    default = run / "evaluation" / as_file_name(name)
     folder = default if options.out is None else expanded(options.out)
     check_writable(folder)
     logits, labels = [], []

@@ -1,4 +1,4 @@
-"""What a run leaves, and where: config.json from its start, metrics.json and two pictures at its end."""
+"""What a run leaves, and where: config.json and about.json from its start, metrics.json and pictures at its end."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from flax import nnx
 
 from jax_mix.training import about, devices, plots
 from jax_mix.training.build import Prepared, split_seed
 from jax_mix.training.config import HERE, Config
+from jax_mix.training.confusion import confusion_matrix, summary, write_confusion
 from jax_mix.training.errors import require
+from jax_mix.training.evaluation import predict
 from jax_mix.training.files import (
     as_file_name,
     check_writable,
@@ -26,8 +29,14 @@ from jax_mix.training.files import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
 # metrics.json first: without it a run is not finished.
-_LEFT = ("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json")
+_LEFT = (
+    *("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json"),
+    *("confusion_matrix.csv", "confusion_matrix.png", "evaluation", "exported.jax", "weights.safetensors"),
+)
 
 
 def folder_of(config: Config, default: str) -> Path:
@@ -106,23 +115,41 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
     write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
 
 
-def metrics_of(history: list[dict[str, float]]) -> dict[str, Any]:
-    """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece", and the whole "history"."""
-    return {name: history[-1][name] for name in ("accuracy", "nll", "ece")} | {"history": history}
+def confusion_of(prepared: Prepared, model: nnx.Module) -> Int[np.ndarray, "classes classes"]:
+    """Which classes of the test images are taken for which: see `confusion_matrix`. Every process calls this."""
+    config, dataset, _, _ = prepared
+    model.eval()
+    sharding = devices.split(devices.make_mesh(config.devices))
+    logits = predict(model, dataset.normalize, dataset.test.image, sharding)
+    model.train()
+    return confusion_matrix(logits, dataset.test.label)
 
 
-def write_results(folder: Path, prepared: Prepared, history: list[dict[str, float]]) -> None:
-    """Write what a finished run leaves: two pictures, then metrics.json, by which it is known to be finished.
+def metrics_of(
+    history: list[dict[str, float]], confusion: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece"; what `summary` says; "history", whole."""
+    last = {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
+    return last | summary(confusion, class_names) | {"history": history}
+
+
+def write_results(
+    folder: Path, prepared: Prepared, metrics: dict[str, Any], confusion: Int[np.ndarray, "classes classes"]
+) -> None:
+    """Write what a finished run leaves: pictures, then metrics.json, by which it is known to be finished.
 
     Args:
       folder: of the run.
       prepared: what was trained, on what, and how.
-      history: a record of each epoch.
+      metrics: as `metrics_of` gives them.
+      confusion: as `confusion_of` gives it.
     """
     config, dataset, _, recipe = prepared
     write_config(folder, config)  # what may differ in a run that was resumed
-    plots.plot_learning_curve(folder / "learning_curve.png", history, title=printable(folder.name))
+    name = printable(folder.name)
+    plots.plot_learning_curve(folder / "learning_curve.png", metrics["history"], title=name)
     image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
     mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
-    write_json(folder / "metrics.json", metrics_of(history))
+    write_confusion(folder, confusion, dataset.class_names, title=f"{name}, test images")
+    write_json(folder / "metrics.json", metrics)

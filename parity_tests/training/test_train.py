@@ -47,6 +47,8 @@ def test_a_run_leaves_its_files(first_run):
         "about.json",
         "checkpoints",
         "config.json",
+        "confusion_matrix.csv",
+        "confusion_matrix.png",
         "events.out.tfevents.000000001",
         "learning_curve.png",
         "metrics.json",

@@ -205,3 +205,19 @@ def test_the_confusion_matrix_is_scikit_learns():
     assert told["largest_class"] == {"class": "abcde"[images.argmax()], "share": images.max() / 200}
     for k, each in enumerate(told["per_class"][:4]):
         assert each["accuracy"] == np.mean(logits[label == k].argmax(1) == k)
+
+
+def test_a_finished_run_tells_of_each_class(finished_run, digits):
+    """The last epoch's network, on the test images; the accuracy that it tells is that of the matrix."""
+    folder, said = finished_run
+    metrics = json.loads((folder / "metrics.json").read_text())
+    logits, label = load_run(folder).logits(digits.test.image), np.asarray(digits.test.label)
+    with (folder / "confusion_matrix.csv").open(newline="") as file:
+        counts = np.array([[int(number) for number in row[1:]] for row in list(csv.reader(file))[1:]])
+    np.testing.assert_array_equal(counts, scikit_learns(label, logits.argmax(1), labels=range(10)))
+    assert metrics["accuracy"] == pytest.approx(counts.trace() / 360, rel=1e-6)
+    assert metrics["per_class"][4] == {"class": "4", "images": 36, "accuracy": counts[4, 4] / 36}
+    assert metrics["largest_class"] == {"class": "3", "share": 37 / 360}
+    assert f"test accuracy {metrics['accuracy']:.2%} (the largest class, 3, is 10.28% of the images), NLL " in said
+    with PIL.Image.open(folder / "confusion_matrix.png") as picture:
+        picture.verify()
