@@ -36,7 +36,7 @@ try:
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
-from jax_mix.training.about import write_about
+from jax_mix.training import run as run_files
 from jax_mix.training.build import described, load, prepare, resolve
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.command_line import parse
@@ -45,7 +45,6 @@ from jax_mix.training.confusion import in_words
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.run import choose_folder, confusion_of, locked_run, metrics_of, write_config, write_results
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -106,7 +105,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     """
     start = time.perf_counter()
     first = devices.is_first()
-    folder = Path(devices.decided_by_first(lambda: str(choose_folder(config))))
+    folder = Path(devices.decided_by_first(lambda: str(run_files.choose_folder(config))))
 
     # 1. The data, and all else that the run is made of.
     config, dataset = devices.in_every_process(lambda: ((resolved := resolve(config)), load(resolved)))
@@ -119,27 +118,26 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (
-        locked_run(folder, config),
+        run_files.locked_run(folder, config),
         Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
+        run_files.best_checkpoints(folder, config, dataset) as best,
     ):
         if not config.resume:
             checkpoints.start_anew(overwrite=config.overwrite)
         goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
-        if first and not goes_on:
-            write_config(folder, config, anew=True)
         if first:
-            write_about(folder, prepared)
+            run_files.write_beginning(folder, prepared, anew=not goes_on)
         try:
-            model, history = train(prepared, checkpoints, Logs(folder) if first else None)
+            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best)
         except Stopped as stopped:
             raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
-        confusion = confusion_of(prepared, model)
-        metrics = metrics_of(history, confusion, dataset.class_names)
+        confusion = run_files.confusion_of(prepared, model)
+        metrics = run_files.metrics_of(history, confusion, dataset.class_names, keep_best=config.keep_best)
         print(f"test {in_words(metrics)}")
         if first:
-            write_results(folder, prepared, metrics, confusion)
+            run_files.write_results(folder, prepared, metrics, confusion)
             print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 

@@ -83,7 +83,8 @@ def parse_options(args: Sequence[str], kind: type[Options], description: str) ->
       SystemExit: a value is not of its flag's type, or `--help` is asked for.
     """
     options: Any
-    options, unknown = tyro.cli(kind, args=args, description=description, return_unknown_args=True)
+    config = (tyro.conf.FlagCreatePairsOff,)
+    options, unknown = tyro.cli(kind, args=args, description=description, config=config, return_unknown_args=True)
     if unknown:
         raise UserError(_unknown(unknown[0], [*(field.name for field in dataclasses.fields(kind)), "help"]))
     check_fields(options)

@@ -43,6 +43,7 @@ class Options:
     dataset: str | None = None
     data_dir: str | None = None  # TFDS's folder; None: that of the run, TFDS_DATA_DIR or ~/tensorflow_datasets
     cache_dir: str | None = None  # where decoded images are kept; None: ~/.cache/jax_mix
+    best: bool = False  # take the best epoch, of a run with --keep-best, not the last
     out: str | None = None  # folder for results; None: evaluation/DATASET in the run's
     batch_size: Count = 500  # images at once
     broken_images: data.BrokenImages = "stop"  # at a folder's image that cannot be decoded: stop, or name it and go on
@@ -53,7 +54,7 @@ def main(args: Sequence[str]) -> None:
     options = parse_options(args, Options, _DESCRIPTION)
     require(bool(options.run), "evaluate needs the folder of a run: python train.py evaluate runs/NAME.")
     run = expanded(options.run)
-    trained = load_run(run)
+    trained = load_run(run, best=options.best)
     config = parse(["--config", str(run / "config.json")], Config)
     name = options.dataset or config.dataset
     default = run / "evaluation" / as_file_name(name)

@@ -36,6 +36,7 @@ class Options:
     """What is exported, and where to."""
 
     run: Positional[str] = ""  # the folder of a finished run
+    best: bool = False  # take the best epoch, of a run with --keep-best, not the last
     out: str | None = None  # folder for the files; None: the run's
 
 
@@ -46,7 +47,7 @@ def main(args: Sequence[str]) -> None:
     run = expanded(options.run)
     folder = run if options.out is None else expanded(options.out)
     check_writable(folder)
-    trained = load_run(run)
+    trained = load_run(run, best=options.best)
     content = exported(trained).serialize()
     folder.mkdir(parents=True, exist_ok=True)
     with write_atomically(folder / "exported.jax") as temporary:

@@ -39,6 +39,7 @@ class Options:
     run: Positional[str] = ""  # the folder of a finished run
     images: Positional[tuple[str, ...]] = ()  # files of images, and folders: of these all images, also in those below
     format: Literal["table", "csv", "json"] | None = None  # None: as --out ends; else a table
+    best: bool = False  # take the best epoch, of a run with --keep-best, not the last
     out: str | None = None  # file to write to; None: it is printed
     top: Count = 3  # how many classes of each image, the most probable first
     batch_size: Count = 100  # images at once
@@ -56,7 +57,7 @@ def main(args: Sequence[str]) -> None:
         require(not out.is_dir(), f"--out: '{out}' is a folder: give a file.")
         check_writable(out.parent)
         require(out.parent.is_dir(), f"--out: there is no folder '{out.parent}'.")
-    trained = load_run(options.run)
+    trained = load_run(options.run, best=options.best)
     files = find_images(options.images)
     predicted: list[tuple[str, list[tuple[str, float]]]] = []
     for numbers, images in read_images(trained, files, batch_size=options.batch_size, broken=options.broken_images):

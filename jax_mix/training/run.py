@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax import nnx
 
-from jax_mix.training import about, devices, plots
-from jax_mix.training.build import Prepared, split_seed
+from jax_mix.training import about, data, devices, plots
+from jax_mix.training.build import Prepared, described, split_seed
+from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import HERE, Config
 from jax_mix.training.confusion import confusion_matrix, summary, write_confusion
 from jax_mix.training.errors import require
@@ -28,6 +29,7 @@ from jax_mix.training.files import (
     remove_half_written,
     write_json,
 )
+from jax_mix.training.loop import best_epoch
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _LEFT = (
     *("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json"),
     *("confusion_matrix.csv", "confusion_matrix.png", "evaluation", "exported.jax", "weights.safetensors"),
+    "best",
 )
 
 
@@ -115,6 +118,13 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
     write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
 
 
+def write_beginning(folder: Path, prepared: Prepared, *, anew: bool) -> None:
+    """Write what a run leaves before it trains: about.json, and config.json if it is not gone on with."""
+    if anew:
+        write_config(folder, prepared.config, anew=True)
+    about.write_about(folder, prepared)
+
+
 def confusion_of(prepared: Prepared, model: nnx.Module) -> Int[np.ndarray, "classes classes"]:
     """Which classes of the test images are taken for which: see `confusion_matrix`. Every process calls this."""
     config, dataset, _, _ = prepared
@@ -125,12 +135,27 @@ def confusion_of(prepared: Prepared, model: nnx.Module) -> Int[np.ndarray, "clas
     return confusion_matrix(logits, dataset.test.label)
 
 
+def best_checkpoints(
+    folder: Path, config: Config, dataset: data.Dataset
+) -> contextlib.AbstractContextManager[Checkpoints | None]:
+    """Where the best epoch is kept, if it is."""
+    return Checkpoints(folder / "best", described(config, dataset)) if config.keep_best else contextlib.nullcontext()
+
+
 def metrics_of(
-    history: list[dict[str, float]], confusion: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
+    history: list[dict[str, float]],
+    confusion: Int[np.ndarray, "classes classes"],
+    class_names: Sequence[str],
+    *,
+    keep_best: bool = False,
 ) -> dict[str, Any]:
-    """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece"; what `summary` says; "history", whole."""
+    """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece"; what `summary` says; "history", whole.
+
+    With `keep_best` also "best", the record of that epoch in "history".
+    """
     last = {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
-    return last | summary(confusion, class_names) | {"history": history}
+    best = {"best": best_epoch(history)} if keep_best else {}
+    return last | best | summary(confusion, class_names) | {"history": history}
 
 
 def write_results(
@@ -153,3 +178,5 @@ def write_results(
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
     write_confusion(folder, confusion, dataset.class_names, title=f"{name}, test images")
     write_json(folder / "metrics.json", metrics)
+    if best := metrics.get("best"):
+        print(f"epoch {best['epoch']} has the highest test accuracy, {best['accuracy']:.2%}, and is kept too")

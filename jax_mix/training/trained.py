@@ -131,7 +131,7 @@ class Trained:
         return resized(array, (self.image_shape[0], self.image_shape[1]))
 
 
-def load_run(folder: str | os.PathLike[str]) -> Trained:
+def load_run(folder: str | os.PathLike[str], *, best: bool = False) -> Trained:
     """The network of a finished run, from the run's folder.
 
     >>> from jax_mix.training import load_run
@@ -140,6 +140,7 @@ def load_run(folder: str | os.PathLike[str]) -> Trained:
 
     Args:
       folder: of the run, as `runs/NAME`.
+      best: take the best epoch, of a run with `--keep-best`, not the last.
 
     Returns:
       A `Trained`: the weights of the last checkpoint, or their average where the run evaluates that, in inference mode.
@@ -152,13 +153,15 @@ def load_run(folder: str | os.PathLike[str]) -> Trained:
     about = read_about(path)
     model = _make_model(path, about)
     part = "average" if about.averaged else "model"
-    step, state = read_part(path / "checkpoints", part, nnx.state(model))
-    ended = metrics["history"][-1]["step"]
-    require(
-        step == ended,
-        f"'{path}' has no checkpoint of step {ended}, with which the run ended, but of {step}: "
-        f"{resuming(path)} goes on from there, to the same numbers.",
-    )
+    if best:
+        require("best" in metrics, f"the run in '{path}' was made without --keep-best: it has the last epoch alone.")
+        wanted, checkpoints, or_else = metrics["best"]["step"], path / "best", "the last epoch's is there, without best"
+    else:
+        wanted, checkpoints = metrics["history"][-1]["step"], path / "checkpoints"
+        or_else = f"{resuming(path)} makes it again from the one before"
+    step, state = read_part(checkpoints, part, nnx.state(model), or_else=or_else)
+    told = f"the checkpoint of step {wanted} could not be saved, '{checkpoints}' has that of {step}"
+    require(step == wanted, f"{told}; {or_else}.")
     nnx.update(model, state)
     model.eval()
     normalize = Normalize(*(jnp.asarray(each, jnp.float32) for each in (about.mean, about.std)))

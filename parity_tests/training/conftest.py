@@ -13,8 +13,7 @@ def finished_run(data_dir, tmp_path_factory):
     from jax_mix.training.config import Config
 
     out, said = tmp_path_factory.mktemp("finished"), io.StringIO()
-    flags = {"mix": "none", "epochs": 3, "width": 4, "ema": 0.8, "devices": 1, "keep_best": True}
-    flags = {name: value for name, value in flags.items() if name in Config.__dataclass_fields__}
+    flags = {"mix": "none", "epochs": 3, "width": 4, "ema": 0.8, "devices": 1}
     with contextlib.redirect_stdout(said):
         train.run(Config(data_dir=data_dir, out=str(out), name="it", **flags))
     return out / "it", said.getvalue()

@@ -9,7 +9,7 @@ import pytest
 
 from jax_mix.training import data
 from jax_mix.training.build import described
-from jax_mix.training.checkpoints import Checkpoints
+from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER, Config
 from jax_mix.training.data import tfds_sets
 from jax_mix.training.errors import UserError
@@ -53,6 +53,14 @@ def test_a_run_does_not_go_on_with_another(name, saved):
         pytest.raises(UserError, match=rf"made with --{name.replace('_', '-')} .*; now it is another\.$"),
     ):
         checkpoints.restore({"x": jnp.zeros(2)})
+
+
+def test_a_flag_that_an_earlier_version_had_not_is_unused_in_its_runs(saved):
+    _, depends_on = saved
+    earlier = {name: value for name, value in depends_on.items() if name not in ("keep_best", "patience")}
+    assert differences(earlier, depends_on) == ""
+    assert differences(earlier, depends_on | {"keep_best": True}) == "--keep-best None; now it is True"
+    assert differences(earlier, depends_on | {"patience": 3}) == "--patience None; now it is 3"
 
 
 def test_a_run_depends_on_what_is_in_its_data(digits):

@@ -202,10 +202,17 @@ WRONG = {
         damage,
         r"^the checkpoint '.*/1' is damaged: .* is not as SHA256SUMS says; python train\.py",
     ),
-    "last one not saved": (no_step, r"no checkpoint of step 2, with which the run ended, but of 1: python train\.py"),
+    "last one not saved": (
+        no_step,
+        r"^the checkpoint of step 2 could not be saved, '.*' has that of 1; python train\.py",
+    ),
     "another model": (
         other_model,
         r"is of another model: model\.head\.bias\.value is float32\[2\] there and float32\[3\]",
+    ),
+    "without the best": (
+        lambda f: None,
+        r"^the run in '.*' was made without --keep-best: it has the last epoch alone\.$",
     ),
     "a comparison": (lambda f: (f / "report.html").touch(), r"holds a comparison: its runs keep no networks\.$"),
 }
@@ -225,7 +232,7 @@ def test_a_folder_that_cannot_be_used_is_told_and_left_as_it_is(case, whole, tmp
     break_it(tmp_path / "it")
     before = sorted(map(str, tmp_path.rglob("*")))
     with pytest.raises(UserError, match=told):
-        load_run(tmp_path / "it")
+        load_run(tmp_path / "it", best=case == "without the best")
     assert sorted(map(str, tmp_path.rglob("*"))) == before
 
 
