@@ -127,4 +127,4 @@ def write_weights(path: Path, trained: Trained, found: Twin) -> None:
         "format": "pt",
     }
     with write_atomically(path) as temporary:
-        safetensors.numpy.save_file(found.weights(trained.model), temporary, metadata=metadata)
+        temporary.write_bytes(safetensors.numpy.save(found.weights(trained.model), metadata=metadata))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _LEFT = (
     *("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json"),
     *("confusion_matrix.csv", "confusion_matrix.png", "evaluation", "exported.jax", "weights.safetensors"),
-    "best",
+    "best",  # checkpoints; those of the last epochs are asked about first
 )
 
 

@@ -99,6 +99,16 @@ def test_files_are_read_as_those_of_a_folder_are(colour_run, trained, tmp_path):
     np.testing.assert_array_equal(made[0], resized(grey, 8))
 
 
+def test_bits_that_are_in_use_are_those_of_the_run(tmp_path):
+    """Of files of 16 bits."""
+    given_run(tmp_path / "run", Config(model="mlp", bits=12, **SMALL), random_set((4, 4, 1)))
+    values = np.random.default_rng(0).integers(0, 4096, (4, 4)).astype(np.uint16)
+    PIL.Image.fromarray(values).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(
+        load_run(tmp_path / "run").preprocess([tmp_path / "deep.png"])[0, ..., 0], values >> 4
+    )
+
+
 @pytest.mark.parametrize(
     ("images", "told"),
     [
@@ -139,13 +149,15 @@ class Net(nnx.Module):
 
 def test_a_models_own_file_is_kept_with_its_run(tmp_path, monkeypatch):
     """As it was: what becomes of the file later is nothing to the run."""
-    monkeypatch.syspath_prepend("/nowhere")  # sys.path as it was comes back
+    monkeypatch.setattr(sys, "path", list(sys.path))  # it comes back as it was
     dataset = random_set((4, 4, 3))
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "beside.py").write_text("width = 5")
     (tmp_path / "code" / "nets.py").write_text(MODEL)
     model = given_run(tmp_path / "run", Config(model=f"{tmp_path / 'code' / 'nets.py'}:Net", **SMALL), dataset)
     (tmp_path / "code" / "nets.py").write_text("Net = None")
+    sys.path.remove(str(tmp_path / "code"))  # as in another process
+    del sys.modules["beside"], sys.modules["nets"]
     trained = load_run(tmp_path / "run")
     expected = evaluation.predict(model, dataset.normalize, dataset.test.image)
     np.testing.assert_array_equal(trained.logits(dataset.test.image), expected)

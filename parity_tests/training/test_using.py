@@ -16,7 +16,7 @@ from jax_mix.training.config import Config
 from jax_mix.training.confusion import confusion_matrix, summary
 from parity_tests.training.given_runs import given_run, random_set
 
-CLASSES = ("cat", "dog", "newt")
+CLASSES = ("newt", "cat", "dog")  # not in the order of a folder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ WRONG = {
     "nothing to evaluate": (["evaluate"], "evaluate needs the folder of a run: python train.py evaluate runs/NAME."),
     "other classes": (
         ["evaluate", "RUN", "--dataset", "OTHERS"],
-        "--dataset OTHERS has the class 'dgo', which the run has not: did you mean 'dog'? There are: 'cat', 'dog'",
+        "--dataset OTHERS has the class 'dgo', which the run has not: did you mean 'dog'? There are: 'newt'",
     ),
     "other channels": (
         ["evaluate", "DIGITS", "--dataset", "digits", "--data-dir", "TFDS"],
@@ -111,7 +111,7 @@ WRONG = {
     ),
     "classes of a set": (
         ["evaluate", "RUN", "--dataset", "digits", "--data-dir", "TFDS"],
-        "--dataset digits has the class '0', which the run has not: There are: 'cat', 'dog', 'newt'",
+        "--dataset digits has the class '0', which the run has not: There are: 'newt', 'cat', 'dog'",
     ),
     "an empty set": (
         ["evaluate", "RUN", "--dataset", "EMPTY"],
@@ -165,7 +165,7 @@ def test_a_run_is_measured_on_its_own_test_images_to_the_last_digit(finished_run
 def test_a_folder_is_measured_by_the_names_of_its_classes(run, photos, tmp_path, capsys):
     """Of which it need not have all."""
     files = [photos / name for name in ("cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png")]
-    logits, label = load_run(run).logits(load_run(run).preprocess(files)), np.array([0, 0, 0, 1, 1], np.int32)
+    logits, label = load_run(run).logits(load_run(run).preprocess(files)), np.array([1, 1, 1, 2, 2], np.int32)
     expected = evaluation.measure(logits, label)
     words = ["--dataset", str(photos), "--batch-size", "2", "--out", str(tmp_path / "measured")]
     assert train.main(["evaluate", str(run), *words]) == 0
@@ -175,8 +175,8 @@ def test_a_folder_is_measured_by_the_names_of_its_classes(run, photos, tmp_path,
     assert "(the largest class, cat, is 60.00% of the images)" in output.out
     found = json.loads((tmp_path / "measured" / "evaluation.json").read_text())
     assert [found[name] for name in expected] == pytest.approx(list(expected.values()), rel=1e-5)
-    assert [(each["class"], each["images"]) for each in found["per_class"]] == [("cat", 3), ("dog", 2), ("newt", 0)]
-    assert found["per_class"][2]["accuracy"] is None
+    assert [(each["class"], each["images"]) for each in found["per_class"]] == [("newt", 0), ("cat", 3), ("dog", 2)]
+    assert found["per_class"][0]["accuracy"] is None
     with (tmp_path / "measured" / "confusion_matrix.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert [row[0] for row in rows[1:]] == rows[0][1:] == list(CLASSES)
