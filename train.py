@@ -10,18 +10,21 @@ python train.py --resume runs/digits-manifold-0: go on with a run that was cut o
 
 python train.py compare: train with every method, and write a report of what each does; compare --help tells more.
 
+python train.py predict runs/digits-manifold-0 photo.jpg folder/: what is on images; evaluate and export: --help tells.
+
 python train.py --config runs/digits-manifold-0/config.json --seed 1: as that run was, but for the flags that follow.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +36,16 @@ try:
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
+from jax_mix.training import run as run_files
 from jax_mix.training.build import described, load, prepare, resolve
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.command_line import parse
 from jax_mix.training.config import MAY_DIFFER, OF_EACH_PROCESS, Config
+from jax_mix.training.confusion import in_words
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import one_line
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.run import choose_folder, locked_run, metrics_of, write_config, write_results
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -57,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if name is not None and name not in COMMANDS:
             raise UserError(f"there is no command {shown(name)}: {suggest(name, COMMANDS)} Without one it trains.")
-        command = train_command if name is None else COMMANDS[name]
+        command = train_command if name is None else importlib.import_module(COMMANDS[name]).main
         command(flags)
     except (UserError, OSError) as error:  # an OSError says in a sentence of its own which file it is about
         print(f"train.py: {one_line(str(error))}", file=sys.stderr)
@@ -81,21 +85,20 @@ def train_command(flags: Sequence[str]) -> None:
         run(config)
 
 
-def compare_command(flags: Sequence[str]) -> None:
-    """`python train.py compare`: runs with every method, and a report."""
-    from jax_mix.compare import command  # here, as a run does without all that it imports
-
-    command.main(flags)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"compare": compare_command}  # without one: train_command
+# Each is a module's `main`, imported when it is asked for: a run does without all that. Without one: train_command.
+COMMANDS = {
+    "compare": "jax_mix.compare.command",
+    "predict": "jax_mix.training.predicting",
+    "evaluate": "jax_mix.training.evaluating",
+    "export": "jax_mix.training.exporting",
+}
 
 
 def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     """What a run goes through: load, train and evaluate, write the results.
 
     Returns:
-      The model, and what is in metrics.json: the last epoch's "accuracy", "nll" and "ece", and "history".
+      The model, and what is in metrics.json, as `metrics_of` says.
 
     Raises:
       UserError: something in `config` cannot be used.
@@ -103,7 +106,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     """
     start = time.perf_counter()
     first = devices.is_first()
-    folder = Path(devices.decided_by_first(lambda: str(choose_folder(config))))
+    folder = Path(devices.decided_by_first(lambda: str(run_files.choose_folder(config))))
 
     # 1. The data, and all else that the run is made of.
     config, dataset = devices.in_every_process(lambda: ((resolved := resolve(config)), load(resolved)))
@@ -116,24 +119,26 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (
-        locked_run(folder, config),
+        run_files.locked_run(folder, config),
         Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
+        run_files.best_checkpoints(folder, config, dataset) as best,
     ):
         if not config.resume:
             checkpoints.start_anew(overwrite=config.overwrite)
         goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
-        if first and not goes_on:
-            write_config(folder, config, anew=True)
+        if first:
+            run_files.write_beginning(folder, prepared, anew=not goes_on)
         try:
-            model, history = train(prepared, checkpoints, Logs(folder) if first else None)
+            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best)
         except Stopped as stopped:
             raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
-        metrics = metrics_of(history)
-        print("test accuracy {accuracy:.2%}, NLL {nll:.4f}, ECE {ece:.4f}".format(**metrics))
+        confusion = run_files.confusion_of(prepared, model)
+        metrics = run_files.metrics_of(history, confusion, dataset.class_names, keep_best=config.keep_best)
+        print(f"test {in_words(metrics)}")
         if first:
-            write_results(folder, prepared, history)
+            run_files.write_results(folder, prepared, metrics, confusion)
             print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jax_mix.compare.environment import environment
+from jax_mix.training.environment import environment
 from jax_mix.training.files import write_json
 
 RESULTS = Path(__file__).parent / "results"

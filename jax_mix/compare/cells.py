@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from jax_mix.compare import attacks
 from jax_mix.compare.corruptions import CORRUPTIONS, corrupt
-from jax_mix.compare.environment import environment
 from jax_mix.compare.seeds import train_seeds
 from jax_mix.compare.settings import Cell, Comparison
 from jax_mix.compare.summary import row
@@ -24,6 +23,7 @@ from jax_mix.training import data, devices, evaluation
 from jax_mix.training.build import described, prepare, resolve, split_seed
 from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER
+from jax_mix.training.environment import environment
 from jax_mix.training.errors import Stopped, TrainingFailed, UserError
 from jax_mix.training.files import write_json
 from jax_mix.training.loop import train

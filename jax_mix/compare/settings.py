@@ -13,7 +13,10 @@ from jax_mix.training.methods import METHODS
 
 NAMES = {"none": "no mixing", "mixup": "MixUp", "manifold": "Manifold Mixup", "cutmix": "CutMix"}
 # Not flags of a comparison.
-_OF_A_RUN = ("mix", "seed", "label_noise", "overwrite", "resume", "coordinator", "num_processes", "process_id")
+_OF_A_RUN = (
+    *("mix", "seed", "label_noise", "overwrite", "resume", "coordinator", "num_processes", "process_id"),
+    *("patience", "keep_best"),  # every run is of all epochs, and keeps no network
+)
 _ONLY_MIXED = ("alpha", "alpha_end", "mix_off_epochs", "mix_groups", "layers")
 
 

@@ -7,10 +7,19 @@
 | what a step does: draw, mix, loss      | `step.py`, with `methods.py`, `losses.py`, `ema.py`                   |
 | what happens when                      | `loop.py`, with `evaluation.py`, `signals.py`, `failed_step.py`       |
 | what is written                        | `run.py`, with `checkpoints.py`, `logs.py`, `plots.py`, `files.py`    |
+| what can be done with a run            | `trained.py`; `predicting.py`, `evaluating.py`, `exporting.py`        |
 | what is trained, and on what           | `models/`, `optimizers.py`; `data/`; `devices.py`                     |
 """
 
+from __future__ import annotations
+
 import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jax_mix.training.trained import Trained, load_run
+
+__all__ = ["Trained", "load_run"]
 
 # What is imported here and in `jax_mix.compare`, but is not among jax_mix's own dependencies.
 NEEDED = (
@@ -29,6 +38,8 @@ NEEDED = (
     "tyro",
     "scipy",
     "jinja2",
+    "safetensors",
+    "flatbuffers",
 )
 if _missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     raise ModuleNotFoundError(
@@ -36,3 +47,12 @@ if _missing := [name for name in NEEDED if importlib.util.find_spec(name) is Non
         "pip install 'jax_mix[train]', in a clone pip install -c constraints.txt -e '.[train]'.",
         name=_missing[0],
     )
+
+
+def __getattr__(name: str) -> Any:
+    """`load_run` and what it gives, imported when they are asked for: who trains has no need of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jax_mix.training import trained
+
+    return getattr(trained, name)

@@ -102,18 +102,25 @@ def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Mod
     Raises:
       UserError: there is no such network, or it cannot be used.
     """
-    _, height, width, in_channels = dataset.train.image.shape
-    model = models.make(
-        config.model,
-        in_channels=in_channels,
-        num_classes=len(dataset.class_names),
-        image_size=(height, width),
-        width=config.width,
-        rngs=rngs,
-    )
-    if config.dtype != "float32":
-        models.set_dtype(model, jnp.dtype(config.dtype))
+    shape, num_classes = dataset.train.image.shape[1:], len(dataset.class_names)
+    model = make_network(config.model, shape, num_classes, width=config.width, dtype=config.dtype, rngs=rngs)
     model.train()
+    return model
+
+
+def make_network(
+    name: str, image_shape: tuple[int, ...], num_classes: int, *, width: int | None, dtype: str, rngs: nnx.Rngs
+) -> nnx.Module:
+    """The network that the flags of a run name, for images of height, width and channels.
+
+    Raises:
+      UserError: there is no such network, or it cannot be used.
+    """
+    rows, columns, in_channels = image_shape
+    size = (rows, columns)
+    model = models.make(name, in_channels=in_channels, num_classes=num_classes, image_size=size, width=width, rngs=rngs)
+    if dtype != "float32":
+        models.set_dtype(model, jnp.dtype(dtype))
     return model
 
 

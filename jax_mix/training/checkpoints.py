@@ -82,7 +82,7 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if "_manager" in vars(self):
-            self._wait()
+            self.wait()
             self._manager.close()
         if self._failure and error is None:
             raise UserError(self._failure)
@@ -90,7 +90,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints there are, ascending."""
-        self._wait()
+        self.wait()
         return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
     def save(self, step: int, state: Any, history: Any) -> None:
@@ -104,7 +104,7 @@ class Checkpoints:
           state: pytree of arrays, typed keys among them, such as `nnx.state((model, optimizer))`.
           history: anything that JSON can hold.
         """
-        self._wait()
+        self.wait()
         self._step, self._failure = step, None
         run = {"config": self._config, "history": history, "arrays": _describe(state)}
         run = json.loads(json.dumps(run))  # a copy: the run may append to its history before the thread is through
@@ -134,6 +134,12 @@ class Checkpoints:
         target = _with_dtypes(state_like, run["arrays"])
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return step, self._manager.restore(step, args=items).state, run["history"]
+
+    def forget(self, *, after: int) -> None:
+        """Delete the checkpoints of later steps, which a run that goes on from `after` makes again."""
+        for step in self.steps:
+            if step > after:
+                self._manager.delete(step)
 
     def start_anew(self, *, overwrite: bool = False) -> None:
         """Start without the checkpoints there are: they are deleted, if `overwrite`.
@@ -165,7 +171,8 @@ class Checkpoints:
         )
         return ocp.CheckpointManager(self.folder, options=options)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the last save is through, or has failed."""
         try:
             if "_manager" in vars(self):
                 self._manager.wait_until_finished()
@@ -236,6 +243,48 @@ class Checkpoints:
             )
 
 
+def read_part(folder: Path, name: str, like: Any, *, or_else: str) -> tuple[int, Any]:
+    """One part of the state in the newest checkpoint of a run that has ended; nothing in the folder is touched.
+
+    Args:
+      folder: of checkpoints.
+      name: of the part, such as "model": a key of the state that was saved.
+      like: pytree of arrays, which say what to restore, and on which devices.
+      or_else: what to do if it is damaged, in words.
+
+    Returns:
+      Step and part, in the dtypes that were saved.
+
+    Raises:
+      UserError: there is no checkpoint; or the newest is damaged, or of other arrays.
+    """
+    steps = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    require(bool(steps), f"there is no checkpoint in '{folder}'.")
+    path = folder.absolute() / str(max(steps))
+    damage = _damage(path)
+    require(damage is None, f"the checkpoint '{path}' is damaged: {damage}; {or_else}.")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what is of no concern to the user
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        run = checkpointer.restore(path, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    saved = {key: array for key, array in run["arrays"].items() if key.startswith(f"{name}.")}
+    wanted = _describe({name: like})
+    for key in sorted(saved.keys() | wanted.keys()):
+        there, here = (arrays.get(key, "missing") for arrays in (saved, wanted))
+        if _to_agree(there) != _to_agree(here):
+            raise UserError(f"the checkpoint '{path}' is of another model: {key} is {there} there and {here} here.")
+    target = _with_dtypes({name: like}, saved)
+    arguments = ocp.args.PyTreeRestore(
+        item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return max(steps), checkpointer.restore(path / "state", args=arguments)[name]
+
+
+def resuming(folder: Path) -> str:
+    """The command that goes on with the run in `folder`."""
+    return f"python train.py --resume {shlex.quote(str(folder))}"
+
+
 def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Collection[str] = ()) -> str:
     """Which values of a saved config are not those wanted, in words; "" if there are none.
 
@@ -248,6 +297,8 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], may_differ:
     """
     names = [name for name in sorted(saved.keys() | wanted.keys()) if name not in may_differ]
     names = [name for name in names if saved.get(name) != wanted.get(name)]
+    # A flag that there was not yet, and that is not used: false, where None is equal already.
+    names = [name for name in names if name in saved or wanted[name] is not False]
     was = ", ".join(f"--{name.replace('_', '-')} {_shown(saved.get(name))}" for name in names)
     now = " and ".join(_shown(wanted.get(name)) for name in names)
     return f"{was}; now {'it is' if len(names) == 1 else 'they are'} {now}" if names else ""

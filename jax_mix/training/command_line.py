@@ -19,11 +19,13 @@ from typing import Any, TypeVar
 import tyro
 
 from jax_mix._checks import shown
+from jax_mix.training.checks import check_fields
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+Options = TypeVar("Options", bound=Any)
 
 
 def parse(
@@ -87,16 +89,33 @@ def parse(
         sys.stderr.write(said.getvalue())
         raise
     if unknown:
-        raise UserError((f"{where}: " if unknown[0] in saved else "") + _unknown(unknown[0], kind))
+        names = [name for name in _names(kind) if name not in kind.HIDDEN]
+        raise UserError((f"{where}: " if unknown[0] in saved else "") + _unknown(unknown[0], names))
     return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 
 
-def _unknown(word: str, kind: type[Config]) -> str:
-    """What to tell of a word that is neither a flag of `kind` nor the value of one."""
+def parse_options(args: Sequence[str], kind: type[Options], description: str) -> Options:
+    """What the words after a command of its own flags say; `kind` is a dataclass, whose comments are the help.
+
+    Raises:
+      UserError: there is no such flag, or a value is out of range.
+      SystemExit: a value is not of its flag's type, or `--help` is asked for.
+    """
+    options: Any
+    config = (tyro.conf.FlagCreatePairsOff,)
+    options, unknown = tyro.cli(kind, args=args, description=description, config=config, return_unknown_args=True)
+    if unknown:
+        raise UserError(_unknown(unknown[0], [*(field.name for field in dataclasses.fields(kind)), "help"]))
+    check_fields(options)
+    return options
+
+
+def _unknown(word: str, names: Sequence[str]) -> str:
+    """What to tell of a word that is neither a flag, of a field in `names`, nor the value of one."""
     if not word.startswith("-"):
         return f"{shown(word)} belongs to no flag: a command stands first, a value after its flag; see --help."
     flag = word.partition("=")[0]
-    near = nearest(flag, [name for name in _names(kind) if name not in kind.HIDDEN])
+    near = nearest(flag, names)
     told = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{shown(flag)} is not a flag: {told}see --help."
 

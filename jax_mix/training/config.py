@@ -83,6 +83,7 @@ class OptimisationFlags:
     label_smoothing: ShareLess1 = 0.0  # share of each target that is spread over all classes
     accumulate: Count = 1  # parts of a batch that are computed one after the other, to save memory
     ema: Between0And1 | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
+    patience: Count | None = None  # end after so many epochs without one of higher test accuracy; None: after --epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,7 @@ class CheckpointFlags:
 
     resume: bool = False  # --resume runs/NAME: continue it, with its flags; alone: the run that the other flags name
     checkpoint_every: Count | None = None  # steps between checkpoints; None: those of an epoch
+    keep_best: bool = False  # keep the epoch of the highest test accuracy besides the last
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,7 +88,12 @@ def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -
             f"the logits of {wrong} of {len(logits)} test images are infinite or nan, though the weights are finite: "
             "try --dtype float32, or a lower --learning-rate."
         )
-    return {k: float(v) for k, v in _measure(logits, data.test.label).items()}
+    return measure(logits, data.test.label)
+
+
+def measure(logits: Any, label: Any) -> dict[str, float]:
+    """`{"accuracy": ..., "nll": ..., "ece": ...}` of logits, float32 `[n, classes]`, and labels, int `[n]`."""
+    return {k: float(v) for k, v in _measure(logits, label).items()}
 
 
 def predict(

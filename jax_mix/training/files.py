@@ -58,6 +58,15 @@ def as_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).encode(errors="replace")[-_LONGEST:].decode(errors="ignore")
 
 
+def as_file_name(text: str) -> str:
+    """What of a text can be in a file's name.
+
+    >>> as_file_name("./photos/cats")
+    'photos-cats'
+    """
+    return as_name(text).strip("-.")
+
+
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; it replaces `path` once the body is through, and goes if that fails.

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     logs: Logs | None = None,
     progress: tqdm[Any] | None = None,
+    best: Checkpoints | None = None,
 ) -> tuple[nnx.Module, list[dict[str, float]]]:
     """Train a model, or go on from a checkpoint with `--resume`, to the same numbers.
 
@@ -37,6 +39,7 @@ def train(
       checkpoints: of this run; None: there are none. Beside them goes the draw of a step that fails.
       logs: of this run; None: there are none.
       progress: a bar that counts the steps of several runs; None: this run has one of its own.
+      best: of this run, for the best epoch; None: it is not kept.
 
     Returns:
       The model, or that of averaged weights; and for each epoch its "epoch", the "step" it ended with, the mean
@@ -69,7 +72,10 @@ def train(
         done, state, saved = checkpoints.restore(state)
         nnx.update(learner, state)
         history, losses = saved["history"], saved["losses"]
-        print("the run is finished: its results are written again" if done == steps else f"from step {done}")
+        ended = done == steps or has_ended(history, config.patience)
+        print("the run is finished: its results are written again" if ended else f"from step {done}")
+    if best and config.resume:
+        best.forget(after=done)
 
     batches = data.batches(
         dataset.train,
@@ -89,6 +95,8 @@ def train(
         progress.initial += done  # done before, they tell nothing of the time that is left
     with signals.catch() as stop, shown as bar, contextlib.closing(batches):
         for epoch in range(len(history) + 1, config.epochs + 1):
+            if has_ended(history, config.patience):
+                break
             mixes = epoch <= config.epochs - config.mix_off_epochs
             epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
             for batch in itertools.islice(batches, epoch_steps - len(losses)):
@@ -116,12 +124,27 @@ def train(
                     if logs:
                         logs.epoch(history, losses)
                     losses = []
+                    saves = saves or has_ended(history, config.patience)
+                    if best and best_epoch(history) is history[-1]:
+                        best.save(done, state, {"history": history, "losses": losses})
+                        best.wait()  # a run that goes on must find the best epoch of its history
+                        saves = True
                     bar.set_postfix(epoch=epoch, loss=f"{mean_loss:.3f}", test_accuracy=f"{measured['accuracy']:.2%}")
                 if checkpoints and saves:
                     checkpoints.save(done, state, {"history": history, "losses": losses})
                 if stopping:
                     raise Stopped(f"stopped at step {done} by {stopping.name}", stopping)
     return learner.evaluated, history
+
+
+def best_epoch(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The record of the highest test accuracy; of several the one of the lowest NLL, and of these the first."""
+    return max(history, key=lambda record: (record["accuracy"], -record["nll"]))
+
+
+def has_ended(history: Sequence[dict[str, float]], patience: int | None) -> bool:
+    """Whether `patience` epochs have passed since the best one."""
+    return bool(history) and patience is not None and len(history) - best_epoch(history)["epoch"] >= patience
 
 
 def _first_not_finite(losses: list[float], state: Any) -> int | None:

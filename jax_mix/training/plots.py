@@ -1,7 +1,8 @@
-"""The two pictures of a run: its learning curve, and one mixed batch."""
+"""The pictures of a run: its learning curve, one mixed batch, and the confusion matrix."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from jax_mix.training.files import write_atomically
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
 
+_NAMED, _COUNTED = 60, 30  # classes, at most, whose names and numbers a confusion matrix shows
 PLAIN_TEXT: Any = {"text.parse_math": False}  # a name may have a $ in it, or two, and is no formula
 
 
@@ -92,6 +94,35 @@ def plot_mixed_batch(
             if row == "mixed" and mix is not None and mix.box is not None:
                 y1, x1, y2, x2 = _box(mix, i) - 0.5  # whole numbers are the centres of pixels
                 line[i].plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="tab:red", linewidth=1.5)
+    save(figure, path)
+
+
+@mpl.rc_context(PLAIN_TEXT)
+def plot_confusion(path: Path, confusion: ArrayLike, class_names: Sequence[str], *, title: str) -> None:
+    """Write a PNG of a confusion matrix: a row for each class, in it the share of its images that each is taken for.
+
+    Args:
+      path: where to.
+      confusion: how many images of a class (row) are taken for which (column), int `[classes, classes]`.
+      class_names: of every class.
+      title: of the picture.
+    """
+    counts = np.asarray(confusion)
+    n = len(class_names)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(max(4.0, 0.45 * n + 2), 20.0)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(shown, label="share of the class", shrink=0.8)
+    named = range(n) if n <= _NAMED else []  # more names, or numbers, could not be read
+    axes.set_xticks(named, [class_names[k] for k in named], rotation=90)
+    axes.set_yticks(named, [class_names[k] for k in named])
+    axes.set(xlabel="taken for", ylabel="is", title=title)
+    for row, column in itertools.product(named, named) if n <= _COUNTED else []:
+        if counts[row, column]:
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
     save(figure, path)
 
 

@@ -1,22 +1,27 @@
-"""What a run leaves, and where: config.json from its start, metrics.json and two pictures at its end."""
+"""What a run leaves, and where: config.json and about.json from its start, metrics.json and pictures at its end."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from flax import nnx
 
-from jax_mix.training import devices, plots
-from jax_mix.training.build import Prepared, split_seed
+from jax_mix.training import about, data, devices, plots
+from jax_mix.training.build import Prepared, described, split_seed
+from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import HERE, Config
+from jax_mix.training.confusion import confusion_matrix, summary, write_confusion
 from jax_mix.training.errors import require
+from jax_mix.training.evaluation import predict
 from jax_mix.training.files import (
-    as_name,
+    as_file_name,
     check_writable,
     expanded,
     locked,
@@ -25,9 +30,17 @@ from jax_mix.training.files import (
     write_json,
     write_jsonl,
 )
+from jax_mix.training.loop import best_epoch
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 # metrics.json first: without it a run is not finished.
-_LEFT = ("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json")
+_LEFT = (
+    *("metrics.json", "metrics.jsonl", "learning_curve.png", "mixed_batch.png", "failed_step.npz", "config.json"),
+    *("confusion_matrix.csv", "confusion_matrix.png", "evaluation", "exported.jax", "weights.safetensors"),
+    "best",  # checkpoints; those of the last epochs are asked about first
+)
 
 
 def folder_of(config: Config, default: str) -> Path:
@@ -36,7 +49,7 @@ def folder_of(config: Config, default: str) -> Path:
     >>> folder_of(Config(dataset="./photos/cats"), "{dataset}-mixup-0").as_posix()
     'runs/photos-cats-mixup-0'
     """
-    dataset = as_name(config.dataset).strip("-.")
+    dataset = as_file_name(config.dataset)
     return expanded(config.out) / (config.name or default.format(dataset=dataset))
 
 
@@ -100,30 +113,72 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_half_written(folder)
-    for name in _LEFT if anew else ():
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / name for name in (*_LEFT, *about.LEFT) if anew):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     # It tells how to repeat the run, not where: what repeats it goes to a folder of its own.
     write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
 
 
-def metrics_of(history: list[dict[str, float]]) -> dict[str, Any]:
-    """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece", and the whole "history"."""
-    return {name: history[-1][name] for name in ("accuracy", "nll", "ece")} | {"history": history}
+def write_beginning(folder: Path, prepared: Prepared, *, anew: bool) -> None:
+    """Write what a run leaves before it trains: about.json, and config.json if it is not gone on with."""
+    if anew:
+        write_config(folder, prepared.config, anew=True)
+    about.write_about(folder, prepared)
 
 
-def write_results(folder: Path, prepared: Prepared, history: list[dict[str, float]]) -> None:
-    """Write what a finished run leaves: metrics.jsonl, two pictures, then metrics.json, by which it is known as such.
+def confusion_of(prepared: Prepared, model: nnx.Module) -> Int[np.ndarray, "classes classes"]:
+    """Which classes of the test images are taken for which: see `confusion_matrix`. Every process calls this."""
+    config, dataset, _, _ = prepared
+    model.eval()
+    sharding = devices.split(devices.make_mesh(config.devices))
+    logits = predict(model, dataset.normalize, dataset.test.image, sharding)
+    model.train()
+    return confusion_matrix(logits, dataset.test.label)
+
+
+def best_checkpoints(
+    folder: Path, config: Config, dataset: data.Dataset
+) -> contextlib.AbstractContextManager[Checkpoints | None]:
+    """Where the best epoch is kept, if it is."""
+    return Checkpoints(folder / "best", described(config, dataset)) if config.keep_best else contextlib.nullcontext()
+
+
+def metrics_of(
+    history: list[dict[str, float]],
+    confusion: Int[np.ndarray, "classes classes"],
+    class_names: Sequence[str],
+    *,
+    keep_best: bool = False,
+) -> dict[str, Any]:
+    """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece"; what `summary` says; "history", whole.
+
+    With `keep_best` also "best", the record of that epoch in "history".
+    """
+    last = {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
+    best = {"best": best_epoch(history)} if keep_best else {}
+    return last | best | summary(confusion, class_names) | {"history": history}
+
+
+def write_results(
+    folder: Path, prepared: Prepared, metrics: dict[str, Any], confusion: Int[np.ndarray, "classes classes"]
+) -> None:
+    """Write what a finished run leaves: pictures, then metrics.json, by which it is known to be finished.
 
     Args:
       folder: of the run.
       prepared: what was trained, on what, and how.
-      history: a record of each epoch.
+      metrics: as `metrics_of` gives them.
+      confusion: as `confusion_of` gives it.
     """
     config, dataset, _, recipe = prepared
     write_config(folder, config)  # what may differ in a run that was resumed
-    write_jsonl(folder / "metrics.jsonl", history)  # a run that goes on when all is done has not written it
-    plots.plot_learning_curve(folder / "learning_curve.png", history, title=printable(folder.name))
+    name = printable(folder.name)
+    write_jsonl(folder / "metrics.jsonl", metrics["history"])  # a run that goes on when all is done has not written it
+    plots.plot_learning_curve(folder / "learning_curve.png", metrics["history"], title=name)
     image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
     mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
-    write_json(folder / "metrics.json", metrics_of(history))
+    write_confusion(folder, confusion, dataset.class_names, title=f"{name}, test images")
+    write_json(folder / "metrics.json", metrics)
+    if best := metrics.get("best"):
+        print(f"epoch {best['epoch']} has the highest test accuracy, {best['accuracy']:.2%}, and is kept too")

@@ -1,5 +1,6 @@
 """The documents' Python runs as it stands, in a fresh interpreter with JAX's own settings, as a reader would run it."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import train
 from docs import evidence
 from jax_mix.compare.settings import QUICK, Comparison
-from jax_mix.training.command_line import parse
+from jax_mix.training.command_line import parse, parse_options
 from jax_mix.training.config import Config
 from jax_mix.training.run import write_config
 
@@ -50,7 +52,11 @@ def test_commands_have_flags_that_there_are(words, tmp_path, monkeypatch):
     for word in words:
         if word.startswith("runs/"):  # a run that is gone on with
             write_config(tmp_path / word, Config(), anew=True)
-    if words[:1] == ["compare"]:
+    if words[:1] in (["predict"], ["evaluate"], ["export"]):
+        module = importlib.import_module(train.COMMANDS[words[0]])
+        options = parse_options(words[1:], module.Options, "")
+        assert options.run.startswith("runs/")
+    elif words[:1] == ["compare"]:
         parse(words[1:], Comparison, Comparison(**QUICK) if "--quick" in words else None)
     else:
         parse(words, Config)

@@ -60,7 +60,7 @@ def test_the_extra_is_what_is_imported():
     inside = [path for name in ("training", "compare") for path in (ROOT / "jax_mix" / name).rglob("*.py")]
     third_party = {module.partition(".")[0] for path in inside for module in imported(path)} - {"jax_mix", "jaxtyping"}
     third_party -= sys.stdlib_module_names
-    assert third_party - own == extra - {"importlib_resources"}  # TFDS needs it, and does not bring it
+    assert third_party - own == extra - {"importlib_resources", "flatbuffers"}  # TFDS and jax.export do not bring them
 
 
 @pytest.mark.parametrize("command", [["-c", "import jax_mix.compare.command"], ["train.py"]])

@@ -9,8 +9,9 @@ import pytest
 
 from jax_mix.training import data
 from jax_mix.training.build import described
-from jax_mix.training.checkpoints import Checkpoints
+from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER, Config
+from jax_mix.training.data import tfds_sets
 from jax_mix.training.errors import UserError
 
 # Where a run is and how it is fed there: its numbers are the same, but for the rounding of other numbers of devices.
@@ -52,6 +53,14 @@ def test_a_run_does_not_go_on_with_another(name, saved):
         pytest.raises(UserError, match=rf"made with --{name.replace('_', '-')} .*; now it is another\.$"),
     ):
         checkpoints.restore({"x": jnp.zeros(2)})
+
+
+def test_a_flag_that_an_earlier_version_had_not_is_unused_in_its_runs(saved):
+    _, depends_on = saved
+    earlier = {name: value for name, value in depends_on.items() if name not in ("keep_best", "patience")}
+    assert differences(earlier, depends_on) == ""
+    assert differences(earlier, depends_on | {"keep_best": True}) == "--keep-best None; now it is True"
+    assert differences(earlier, depends_on | {"patience": 3}) == "--patience None; now it is 3"
 
 
 def test_a_run_depends_on_what_is_in_its_data(digits):
@@ -127,8 +136,8 @@ def test_a_cache_is_of_all_that_decoded_images_depend_on(photos, tmp_path):
 
 def test_so_it_is_of_a_set_of_tfds(data_dir, tmp_path, monkeypatch):
     """As if the digits were not small."""
-    open_set = data.open_set
-    monkeypatch.setattr(data, "open_set", lambda *a: dataclasses.replace(open_set(*a), small=False))
+    open_set = tfds_sets.open_set
+    monkeypatch.setattr(tfds_sets, "open_set", lambda *a: dataclasses.replace(open_set(*a), small=False))
     for side in (6, 7, 6, None):
         image = data.load("digits", data_dir, image_size=side, cache_dir=str(tmp_path)).train.image
         assert image.shape[1:3] == (side or 8, side or 8)

@@ -87,6 +87,8 @@ BAD_INPUT = {
     "config of another command": (["--config", "METHODS"], ["--config: '", "'--methods' is not a flag"]),
     "label smoothing 1": (["--label-smoothing", "1"], ["--label-smoothing", "less than 1", "1.0"]),
     "ema 1": (["--ema", "1"], ["--ema", "between 0 and 1", "1.0"]),
+    "patience 0": (["--patience", "0"], ["--patience", "at least 1", "0"]),
+    "compared with patience": (["compare", "--patience", "3"], ["--patience is not a flag of this command", "drop"]),
     "devices 0": (["--devices", "0"], ["--devices", "at least 1", "0"]),
     "more devices than there are": (["--devices", "9"], ["--devices", "at most 8", "9"]),
     "a batch that devices cannot share": (

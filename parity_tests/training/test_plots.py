@@ -152,3 +152,18 @@ def test_the_learning_curve_draws_what_its_labels_say(figures, tmp_path):
     np.testing.assert_allclose(accuracy.get_ydata(), [10, 20, 30])
     assert all(list(line.get_xdata()) == [1, 2, 3] for line in (*left.get_lines(), accuracy))
     assert (left.get_ylabel(), right.get_ylabel()) == ("nats", "test accuracy, %")
+
+
+@pytest.mark.parametrize("classes", [2, 31, 61])
+def test_a_confusion_matrix_is_drawn_a_row_for_each_class(classes, figures, tmp_path):
+    counts = np.zeros((classes, classes), int)
+    counts[0, :2] = (3, 1)
+    names = [f"${k}" for k in range(classes)]
+    plots.plot_confusion(tmp_path / "confusion.png", counts, names, title="it on photos")
+    check_png(tmp_path / "confusion.png")
+    axes = figures[0].axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array()[0, :2], [0.75, 0.25])
+    assert (axes.get_ylabel(), axes.get_xlabel(), axes.get_title()) == ("is", "taken for", "it on photos")
+    assert [label.get_text() for label in axes.get_yticklabels()] == (names if classes <= 60 else [])
+    written = {(text.get_position(), text.get_text()) for text in axes.texts}
+    assert written == ({((0, 0), "3"), ((1, 0), "1")} if classes <= 30 else set())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from subprocess import PIPE
 
+import numpy as np
 import pytest
 
 import train
@@ -182,4 +183,7 @@ def test_what_another_process_finished_meanwhile_stays(tmp_path):
 
 def test_metrics_are_of_the_last_epoch_and_have_the_history():
     history = [{"epoch": k, "step": k, "loss": 2.0, "accuracy": k / 4, "nll": k + 1.0, "ece": k / 8} for k in (1, 3, 2)]
-    assert metrics_of(history) == {"accuracy": 0.5, "nll": 3.0, "ece": 0.25, "history": history}
+    metrics = metrics_of(history, np.array([[3, 1], [2, 0]]), ("cat", "dog"))
+    per_class = [{"class": "cat", "images": 4, "accuracy": 0.75}, {"class": "dog", "images": 2, "accuracy": 0.0}]
+    of_classes = {"largest_class": {"class": "cat", "share": 4 / 6}, "per_class": per_class}
+    assert metrics == {"accuracy": 0.5, "nll": 3.0, "ece": 0.25, **of_classes, "history": history}

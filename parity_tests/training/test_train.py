@@ -44,8 +44,11 @@ def test_a_run_leaves_its_files(first_run):
     out, _, metrics = first_run
     names = sorted(path.name for path in (out / "first").iterdir())
     assert names == [
+        "about.json",
         "checkpoints",
         "config.json",
+        "confusion_matrix.csv",
+        "confusion_matrix.png",
         "events.out.tfevents.000000001",
         "learning_curve.png",
         "metrics.json",

@@ -12,7 +12,6 @@ from jax_mix.training.data.feeding import FeedName, batches, epoch_batches, from
 from jax_mix.training.data.folder import BrokenImages, open_folder
 from jax_mix.training.data.layout import SplitBy
 from jax_mix.training.data.subset import corrupt_labels, take
-from jax_mix.training.data.tfds_sets import open_set
 from jax_mix.training.errors import require
 from jax_mix.training.files import one_line
 
@@ -54,7 +53,7 @@ def load(
     broken_images: BrokenImages = "stop",
     cache_dir: str | None = None,
 ) -> Dataset:
-    """Read a data set: "digits", a TFDS set by name, or a folder of images; see `open_set` and `open_folder`.
+    """Read a data set: "digits", a TFDS set by name, or a folder of images; see `tfds_sets.open_set` and `open_folder`.
 
     Decoded images are kept in `cache_dir`, for the next start. It is printed how the set is read, and what of it is
     left out, each time.
@@ -76,7 +75,9 @@ def load(
             require(
                 value is None, f"--{flag} is {value}, but --dataset {name} is no folder of images, ./photos: drop it."
             )
-        source = open_set(name, data_dir, image_size)
+        from jax_mix.training.data import tfds_sets  # here, as TFDS is slow to import, and a trained run needs none
+
+        source = tfds_sets.open_set(name, data_dir, image_size)
     for line in source.told:
         print(one_line(line))
     for line in source.left_out:

@@ -11,15 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jax_mix.training.data import pixels
 from jax_mix.training.data.hints import as_flag, is_archive, unpack
-from jax_mix.training.data.layout import SplitBy, lay_out
+from jax_mix.training.data.layout import Files, SplitBy, lay_out
 from jax_mix.training.data.listing import Listing, several
 from jax_mix.training.data.source import Source, identity
 from jax_mix.training.data.splitting import split
-from jax_mix.training.data.tfds_sets import prepared_below
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded, printable
 
@@ -131,6 +130,28 @@ def open_folder(
     )
 
 
+class Labelled(NamedTuple):
+    """The images of a folder, to measure a network on."""
+
+    files: Files
+    told: list[str]  # how the folder was understood
+    left_out: list[str]  # what in it is not used
+
+
+def labelled_images(path: str) -> Labelled:
+    """All images under `path` by class, if that is CLASS/*; of train/CLASS/* and test/CLASS/* those of the test.
+
+    Raises:
+      UserError: as `open_folder`, of folders.
+    """
+    root = _folder(path)
+    listing = Listing(root)
+    layout = lay_out(path, root, listing, "image")
+    files = layout.train if layout.test is None else layout.test
+    named = {printable(name): files[name] for name in sorted(files)}
+    return Labelled(named, layout.told, [*layout.left_out, *listing.left_out])
+
+
 def _folder(path: str) -> Path:
     """The folder of that path; what is none is told, and what can be done with it."""
     root = expanded(path)
@@ -141,6 +162,8 @@ def _folder(path: str) -> Path:
         near = difflib.get_close_matches(root.name, _names(root.parent), 1)
         meant = f"; did you mean {as_flag(root.parent / near[0])}?" if near else "."
         raise UserError(f"--dataset {path}: there is no such folder{meant}")
+    from jax_mix.training.data.tfds_sets import prepared_below  # here, as TFDS is slow to import
+
     if told := prepared_below(root):
         raise UserError(f"--dataset {path} {told}")
     return root

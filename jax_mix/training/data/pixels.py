@@ -71,7 +71,7 @@ def header(file: Path) -> Header | Exception:
         return error
 
 
-def decode(file: Path, *, grey: bool, size: int | None, bits: int) -> Decoded | Exception:
+def decode(file: Path, *, grey: bool, size: int | tuple[int, int] | None, bits: int) -> Decoded | Exception:
     """The image, or the exception that was raised.
 
     Args:

@@ -62,17 +62,25 @@ def identity(file: Path) -> list[Any]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, hashlib.sha256(ends).hexdigest()]
 
 
-def resized(image: UInt8[np.ndarray, "height width channels"], size: int) -> UInt8[np.ndarray, "size size channels"]:
-    """The image scaled, for its shorter side to be `size` pixels, and cut to the square in its middle."""
+def resized(
+    image: UInt8[np.ndarray, "height width channels"], size: int | tuple[int, int]
+) -> UInt8[np.ndarray, "rows columns channels"]:
+    """The image scaled, until it just covers `size`, and cut to that in its middle.
+
+    Args:
+      image: one image.
+      size: `(rows, columns)`, or the side of a square.
+    """
     height, width, channels = image.shape
-    if (height, width) == (size, size):
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if (height, width) == (rows, columns):
         return image
-    scale = size / min(height, width)
-    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+    scale = max(rows / height, columns / width)
+    wide, high = max(columns, round(width * scale)), max(rows, round(height * scale))
     picture = PIL.Image.fromarray(image[..., 0] if channels == 1 else image)
-    left, top = (wide - size) // 2, (high - size) // 2
-    # Only the square is scaled: all of a long, narrow picture could be too large for any memory.
+    left, top = (wide - columns) // 2, (high - rows) // 2
+    # Only what is kept is scaled: all of a long, narrow picture could be too large for any memory.
     across, down = width / wide, height / high
-    square = (left * across, top * down, (left + size) * across, (top + size) * down)
-    picture = picture.resize((size, size), PIL.Image.Resampling.BILINEAR, box=square)
-    return np.asarray(picture).reshape(size, size, channels)
+    kept = (left * across, top * down, (left + columns) * across, (top + rows) * down)
+    picture = picture.resize((columns, rows), PIL.Image.Resampling.BILINEAR, box=kept)
+    return np.asarray(picture).reshape(rows, columns, channels)
