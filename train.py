@@ -37,15 +37,16 @@ except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
 from jax_mix.training import run as run_files
-from jax_mix.training.build import described, load, prepare, resolve
+from jax_mix.training.build import described, layers_table, load, prepare, resolve
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.command_line import parse
-from jax_mix.training.config import MAY_DIFFER, OF_EACH_PROCESS, Config
+from jax_mix.training.config import HELP, MAY_DIFFER, OF_EACH_PROCESS, Config
 from jax_mix.training.confusion import in_words
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import one_line
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
+from jax_mix.training.methods import told
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -78,6 +79,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def train_command(flags: Sequence[str]) -> None:
     """`python train.py`: one run, of one process or of several."""
     config = parse(flags, Config, description=__doc__)
+    if config.layers == HELP:
+        return print(layers_table(config))
     devices.keep_collectives_in_order(processes=config.coordinator is not None)
     if config.coordinator:
         devices.join(config.coordinator, config.num_processes, config.process_id)
@@ -111,11 +114,11 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     # 1. The data, and all else that the run is made of.
     config, dataset = devices.in_every_process(lambda: ((resolved := resolve(config)), load(resolved)))
     print(dataset)
-    told = devices.disagreement(described(config, dataset), of_each=OF_EACH_PROCESS)
-    require(not told, f"--process-id: {told}: all processes need the same flags and data.")
+    differs = devices.disagreement(described(config, dataset), of_each=OF_EACH_PROCESS)
+    require(not differs, f"--process-id: {differs}: all processes need the same flags and data.")
     prepared = devices.in_every_process(lambda: prepare(config, dataset))
     config = prepared.config
-    print(prepared.recipe.method or "no mixing")
+    print(f"mixing: {told(prepared.recipe.method)}")
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (

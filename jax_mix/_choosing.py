@@ -101,7 +101,7 @@ def _passed(call: Call, found: Found, names: list[tuple[Layer, str]], use_input:
 def _complain(passed: list[str], arguments: tuple[str, ...], strict: bool) -> None:
     message = (
         f"the batch also goes around {listing(passed)}: mixed there, labels are blended more than features. "
-        "print(method.explain(model, image)) shows where mixing is exact"
+        "print(method.explain(model, image)), in train.py --layers help, shows where mixing is exact"
         + (f"; an argument is mixed too with mixed={arguments[0]!r}." if arguments else ".")
     )
     if strict:

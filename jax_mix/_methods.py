@@ -255,7 +255,7 @@ class ManifoldMixup(_Method):
         >>> method.sample(jax.random.key(0), (8, 4), layer="layer1").layer_name
         'layer1'
         """
-        names = self._names()
+        names = self.places
         _checks.check_key(key)
         key_mix, key_layer = jax.random.split(key)
         mix = super().sample(key_mix, shape)
@@ -266,7 +266,9 @@ class ManifoldMixup(_Method):
         drawn = jax.random.randint(key_layer, (), 0, len(names), jnp.int32)
         return dataclasses.replace(mix, layer=drawn, layers=names)
 
-    def _names(self) -> tuple[str, ...]:
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The names of where a batch may be mixed: of layers, and "input"."""
         if self.layers is None or any(isinstance(l, type) or set("*?") & set(l) for l in self.layers):
             raise ValueError(
                 f"layers={self.layers!r} must be looked up in the model first: method = method.bind(model, image)."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -140,13 +143,36 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
         if isinstance(method, jax_mix.ManifoldMixup):
             layers = models.default_layers(config.model) if config.layers is None else config.layers
             image = jax.ShapeDtypeStruct((2, *image_size), np.float32)
-            method = dataclasses.replace(method, layers=layers).bind(model, image)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                method = dataclasses.replace(method, layers=layers).bind(model, image)
+            for each in told:
+                if each.category is UserWarning:
+                    _say_once(f"--layers: {each.message}")
         shape = (config.batch_size // config.accumulate, *image_size)
         jax.eval_shape(lambda key: method.sample(key, shape), jax.random.key(0))
     except ValueError as error:
         where = "--" if str(error).startswith("layers ") else f"--mix {config.mix}: "
         raise UserError(f"{where}{error}") from error
     return Recipe(method, steps=steps, **same)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def layers_table(config: Config) -> str:
+    """For `--layers help`: the layers of the network, and those that Manifold Mixup takes without `--layers`.
+
+    Raises:
+      UserError: the data or the network cannot be used.
+    """
+    config = resolve(config)
+    dataset = load(config)
+    model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
+    image = jax.ShapeDtypeStruct((2, *dataset.train.image.shape[1:]), np.float32)
+    return str(jax_mix.ManifoldMixup(layers=models.default_layers(config.model)).explain(model, image))
 
 
 def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:

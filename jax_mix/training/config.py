@@ -40,7 +40,7 @@ class MixingFlags:
     mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
     alpha: Alpha | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
     alpha_end: AlphaEnd | None = None  # alpha at the end of the run, reached along half a cosine; None: it stays
-    # where manifold mixes besides the input: names of layers, * for any; None: as the model has it
+    # where manifold mixes besides the input: names of layers, * for any; None: as the model has it; help: show them
     layers: tuple[str, ...] | None = None
     mix_off_epochs: int = 0  # how many epochs at the end are not mixed
     mix_groups: Count | None = None  # groups of a batch that mix among themselves; None: one for each device
@@ -158,7 +158,9 @@ class Config(
             for name, value in given.items():
                 require(value is None, f"--{name} is {value}, but --mix none does not mix: drop one of them.")
         require(0 <= off <= self.epochs, f"--mix-off-epochs must be from 0 to --epochs {self.epochs}, got {off}.")
-        require(self.layers is None or mix == "manifold", f"--layers is only for --mix manifold, got --mix {mix}.")
+        require(
+            self.layers in (None, HELP) or mix == "manifold", f"--layers is only for --mix manifold, got --mix {mix}."
+        )
         require(self.layers != (), "--layers must name at least one layer; to mix the input alone: --mix mixup.")
 
     def _check_batch(self) -> None:
@@ -209,6 +211,7 @@ class Config(
         )
 
 
+HELP = ("help",)  # as --layers: show the layers there are
 # Flags that say where a run is, and their neutral values. Another number of devices only changes rounding.
 HERE: dict[str, Any] = {"resume": False, "overwrite": False}
 HERE |= {field.name: field.default for field in dataclasses.fields(DeviceFlags)}
