@@ -15,6 +15,9 @@ from parity_tests.library import models_nnx as models
 from parity_tests.library.test_running_nnx import data, draw
 from parity_tests.tolerances import assert_close
 
+# Many layers here are named though the batch goes around them: what is tested is how they are mixed.
+pytestmark = pytest.mark.filterwarnings("ignore:the batch also goes around")
+
 
 class Keywords(nnx.Module):
     """Takes its inputs by keyword only."""

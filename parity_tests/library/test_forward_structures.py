@@ -12,6 +12,9 @@ from parity_tests.library import models_linen, models_nnx
 from parity_tests.library.test_running_nnx import data, draw
 from parity_tests.tolerances import assert_close
 
+# Many layers here are named though the batch goes around them: what is tested is how they are mixed.
+pytestmark = pytest.mark.filterwarnings("ignore:the batch also goes around")
+
 
 def listed(model, *args, **kwargs):
     return {layer.name: layer.looped for layer in jax_mix.list_layers(model, *args, **kwargs)}
