@@ -59,25 +59,29 @@ def choose(
 
 def _asked_for(call: Call, found: Found, mixable: tuple[Layer, ...], want: str | type) -> list[str]:
     if isinstance(want, type):
-        hits = [l.name for l in mixable if issubclass(l.type, want)]
-        if not hits:
-            types = sorted({l.type.__name__ for l in mixable})
-            raise ValueError(
-                f"layers has type {want.__name__}, of which no module runs: {suggest(want.__name__, types)}"
-            )
-        return [_selected(found, name) for name in hits]
-    want, selector = split_selector(want)
-    hits = [l.name for l in mixable if glob(want).fullmatch(l.name)]
+        selector, what = None, f"layers has type {want.__name__}, of which no module"
+        every = [l for l in found.layers if issubclass(l.type, want)]
+    else:
+        want, selector = split_selector(want)
+        what = f"layers has {want!r}, which"
+        every = [l for l in found.layers if glob(want).fullmatch(l.name)]
+    hits = [l.name for l in every if l in mixable]
     if hits or want == INPUT:
         return [_selected(found, hit) if selector is None else f"{hit}[{selector}]" for hit in hits]
-    n = batch_size(call.inputs, call.what)
-    for layer in found.layers:
-        if layer.name == want:
-            if layer.looped:
-                raise ValueError(in_loop(f"layers has {want!r}, which"))
-            told = f"whose output is no batch of {n} floats that depends on the input: {shapes(layer.output)}."
-            raise ValueError(f"layers has {want!r}, {told}")
-    raise ValueError(not_found(f"layers has {want!r}, which", want, call.model, mixable))
+    if every and every[0].looped:
+        raise ValueError(in_loop(what if every[0].name == want else f"layers has {_name(want)}: {every[0].name!r}"))
+    if every:  # they run, but cannot be mixed
+        n = batch_size(call.inputs, call.what)
+        whose = "" if every[0].name == want else f" as {every[0].name!r},"
+        told = f"no batch of {n} floats that depends on the input: {shapes(every[0].output)}."
+        raise ValueError(f"layers has {_name(want)},{whose} whose output is {told}")
+    if isinstance(want, type):
+        raise ValueError(f"{what} runs: {suggest(want.__name__, sorted({l.type.__name__ for l in mixable}))}")
+    raise ValueError(not_found(what, want, call.model, mixable))
+
+
+def _name(want: str | type) -> str:
+    return f"type {want.__name__}" if isinstance(want, type) else repr(want)
 
 
 def _selected(found: Found, name: str) -> str:
