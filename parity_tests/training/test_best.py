@@ -112,12 +112,13 @@ def test_a_run_that_was_cut_off_keeps_the_same(cut_off, data_dir, measured):
     check(cut_off, measured)
 
 
-@pytest.mark.parametrize("accuracies", [ACCURACIES, (0.6, 0.1, 0.1, 0.1, 0.1, 0.1)])
+@pytest.mark.parametrize("accuracies", [ACCURACIES, (0.3, 0.1, 0.1, 0.1, 0.1)])
 def test_a_run_that_lost_the_checkpoints_of_its_best_makes_it_again(accuracies, cut_off, data_dir, measured):
     """It was killed after the best was kept; and on other devices, say, another epoch is the best."""
     for path in (cut_off / "checkpoints").iterdir():
         shutil.rmtree(path)
-    measured(1, accuracies)
+    shutil.copytree(cut_off / "best" / str(STEPS), cut_off / "checkpoints" / str(STEPS))  # they are alike
+    measured(2, accuracies)
     train.run(config(cut_off.parent, data_dir, resume=True))
     if accuracies == ACCURACIES:
         check(cut_off, measured)
