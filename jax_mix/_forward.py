@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_mix._checks import is_concrete
 from jax_mix._layers import in_loop, list_layers, not_found
-from jax_mix._mix import INPUT, Mix, check_mix
+from jax_mix._mix import INPUT, OUTPUT, Mix, check_mix
 from jax_mix._paths import wanted_paths, with_iteration
 from jax_mix._running import run
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, variables: Any = None, **kwargs: Any) -> Any:
-    """Run a model in training, mixed where the draw says: at its input, or at one hidden layer.
+    """Run a model in training, mixed where the draw says: at its input, at one hidden layer, or at its output.
 
     The model is not edited: when this returns or raises, it is as `model(x)` would have left it. Works under
     jit, grad, vmap, scan and remat, with BatchNorm, Dropout and blocks scanned over stacked weights. Only
@@ -70,6 +70,7 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
 
     if INPUT in names:
         x = _blend_if(layer == names.pop(INPUT), mix, x, INPUT)
+    at_output = layer == names.pop(OUTPUT) if OUTPUT in names else None
     wanted = wanted_paths(names)
     seen = set()
 
@@ -98,7 +99,11 @@ def forward(model: Any, x: PyTree[ArrayLike], mix: Mix | None, *args: Any, varia
                 raise ValueError(not_found(f"layer {name!r}", name, model, found))
             if any(layer.looped for layer in found if layer.name == name):
                 raise ValueError(in_loop(f"layer {name!r}"))
-    return y
+    if at_output is None:
+        return y
+    if variables is not None and kwargs.get("mutable", False) is not False:  # Linen's output and its state
+        return _blend_if(at_output, mix, y[0], OUTPUT), y[1]
+    return _blend_if(at_output, mix, y, OUTPUT)
 
 
 def _and(a: Any, b: Any) -> Any:
@@ -112,7 +117,8 @@ def _blend_if(active: Any, mix: Mix, x: Any, name: str) -> Any:
             return x
         active = None
     try:
-        return mix.blend(x) if active is None else jax.lax.cond(active, mix.blend, lambda x: x, x)
+        blend = functools.partial(mix._blend_at, name)
+        return blend(x) if active is None else jax.lax.cond(active, blend, lambda x: x, x)
     except (TypeError, ValueError) as error:
         error.add_note(f"(jax_mix: while mixing at {name!r})")
         raise

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jax_mix._checks import check_same_length
+from jax_mix._cutmix import CutMix
 from jax_mix._forward import forward
-from jax_mix._methods import CutMix, ManifoldMixup, MixUp
+from jax_mix._methods import ManifoldMixup, MixUp
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike

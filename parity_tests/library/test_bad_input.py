@@ -84,7 +84,7 @@ CASES = {
     "probability a string": (ValueError, "probability must be a number from 0 to 1, got '0.5'", lambda: jax_mix.MixUp(1.0, probability="0.5")),
     "probability None": (ValueError, "probability must be a number .* got None", lambda: jax_mix.MixUp(1.0, probability=None)),
     "fold": (ValueError, "fold must be True or False, got 'no'", lambda: jax_mix.MixUp(1.0, fold="no")),
-    "spatial_axes a number": (ValueError, "spatial_axes must be two whole numbers.* got 1", lambda: jax_mix.CutMix(1.0, spatial_axes=1)),
+    "spatial_axes a number": (ValueError, "spatial_axes must be one, two or three axes, .* got 1", lambda: jax_mix.CutMix(1.0, spatial_axes=1)),
     "spatial_axes": (ValueError, "spatial_axes must be two different axes", lambda: jax_mix.CutMix(1.0, spatial_axes=(1, 1))),
     "lengths": (ValueError, "same number of samples, got 4 in x and 3 in y", lambda: jax_mix.mixup(KEY, X, Y[:3])),
     "lengths, cutmix": (ValueError, "got 4 in x and 3 in y", lambda: jax_mix.cutmix(KEY, X, Y[:3])),
