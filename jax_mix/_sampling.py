@@ -179,8 +179,8 @@ def shortest_side(how: str, *, fold: bool = False, ratio: float | None = None, a
 
     The whole side is `length * ratio` and rounded; of lambdas drawn by Beta the ratio is below 1, and with `fold` at
     most sqrt(1/2), or of one or three axes another root. A box whose halves are equal needs a side of 2 pixels, the
-    others one of 1. Of `ratio` 0 nothing is asked. Keras's box has a pixel if one
-    starts in it: the first does not.
+    others one of 1. Of `ratio` 0 nothing is asked. Keras's box has a pixel
+    if one begins inside it, which an image's first does not.
     """
     if ratio is None:
         ratio = 0.5 ** (1 / axes) if fold else math.nextafter(1, 0)
