@@ -164,20 +164,15 @@ class CutMix(Method):
         return mix if where is None else dataclasses.replace(mix, lam=kept(where, jnp.asarray(mix.lam)))
 
     def _check_size(self, size: tuple[int, ...], shape: Sequence[int]) -> None:
-        largest = self.side if self.side is not None else self.lam
-        if not _checks.is_concrete(largest):
+        lowest: Any = self.lam[0] if isinstance(self.lam, tuple) else 0 if self.lam is None else self.lam
+        if not _checks.is_concrete(lowest):
             return
-        asked = f"box={self.box!r} and fold={self.fold}"
-        ratio = None
-        if self.side is not None:
-            ratio, asked = max(self.side) if isinstance(self.side, tuple) else self.side, f"side={self.side}"
-        elif self.lam is not None:
-            lowest: Any = self.lam[0] if isinstance(self.lam, tuple) else self.lam
-            ratio, asked = (1 - float(lowest)) ** (1 / len(size)), f"box={self.box!r} and lam={self.lam}"
-        shortest = _sampling.shortest_side(self.box, fold=self.fold, ratio=ratio, axes=len(size))
+        shortest = _sampling.shortest_side(self.box, fold=self.fold, axes=len(size), lam=lowest, side=self.side)
         if min(size) < shortest:
+            other = f"side={self.side}" if self.side is not None else f"lam={self.lam}"
+            other = f"fold={self.fold}" if self.side is None and self.lam is None else other
             sides = _checks.SIDES[len(size)][1:-1].rstrip(",").replace(", ", " and ")
             raise ValueError(
-                f"CutMix can cut no box from images of {size} pixels: with {asked}, "
+                f"CutMix can cut no box from images of {size} pixels: with box={self.box!r} and {other}, "
                 f"{sides} must be at least {shortest}, got shape {tuple(shape)}."
             )

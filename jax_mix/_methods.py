@@ -46,9 +46,9 @@ class Method:
         _checks.check_probability(self.probability)
         _checks.check_bool("fold", self.fold)
         _checks.check_groups(self.groups)
+        _checks.check_lam(self.lam, fold=self.fold, alpha=self.alpha, default=self._default_alpha())
         for name in ("alpha", "probability", "lam"):
             object.__setattr__(self, name, static(getattr(self, name)))
-        _checks.check_lam(self.lam, fold=self.fold, alpha=self.alpha, default=self._default_alpha())
         if self.per == "pair" and self.partner != "flip":
             raise ValueError(
                 "per='pair' is one draw for a sample and the partner that it is partner of, which there is with "

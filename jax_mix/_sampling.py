@@ -166,31 +166,43 @@ def whole_sides(
     """Box sides for `boxes`, in whole pixels: this part of each length, or of each axis one in a range of parts."""
     if not isinstance(side, tuple):
         return [jnp.full(shape, int(length * side), jnp.float32) for length in size]
-    ranges = [(int(length * side[0]), max(int(length * side[1]), int(length * side[0]) + 1)) for length in size]
     keys = jax.random.split(key, len(size))
     return [
-        jax.random.randint(key, shape, *range_, jnp.int32).astype(jnp.float32)
-        for key, range_ in zip(keys, ranges, strict=True)
+        jax.random.randint(key, shape, *_side_range(side, length), jnp.int32).astype(jnp.float32)
+        for key, length in zip(keys, size, strict=True)
     ]
 
 
-def shortest_side(how: str, *, fold: bool = False, ratio: float | None = None, axes: int = 2) -> int:
+def _side_range(side: float | tuple[float, float], length: int) -> tuple[int, int]:
+    low, high = side if isinstance(side, tuple) else (side, side)
+    return int(length * low), max(int(length * high), int(length * low) + 1)
+
+
+def shortest_side(
+    how: str, *, fold: bool = False, axes: int = 2, lam: float = 0, side: float | tuple[float, float] | None = None
+) -> int:
     """The fewest pixels an axis has for `boxes` to be able to cut any from it: on less, every box is empty.
 
-    The whole side is `length * ratio` and rounded; of lambdas drawn by Beta the ratio is below 1, and with `fold` at
-    most sqrt(1/2), or of one or three axes another root. A box whose halves are equal needs a side of 2 pixels, the
-    others one of 1. Of `ratio` 0 nothing is asked. Keras's box has a pixel
-    if one begins inside it, which an image's first does not.
+    The whole side is `length * ratio` and rounded, ratio the root of 1 - lambda: of lambdas drawn by Beta it is below
+    1, and with `fold` at most sqrt(1/2), or of one or three axes another root. `lam` is the lowest, if it is given;
+    or `side` is. A box whose halves are equal needs a side of 2 pixels, the others one of 1; Keras's has a pixel if
+    one begins inside it, which an image's first does not.
     """
-    if ratio is None:
-        ratio = 0.5 ** (1 / axes) if fold else math.nextafter(1, 0)
-    if ratio == 0:
+    ratio = (max(side) if isinstance(side, tuple) else side) if side is not None else (1 - lam) ** (1 / axes)
+    if ratio == 0:  # nothing is to be mixed
         return 1
-    if how == "keras":
+    if fold:
+        ratio = min(ratio, 0.5 ** (1 / axes))
+    ratio = min(ratio, math.nextafter(1, 0)) if side is None else ratio
+    if how == "keras" and side is None:
         return 2
-    least = 1 if how in ("timm", "inside") else 2
+    least = 1 if how in ("timm", "inside", "keras") else 2
     whole = round if how == "fastai" else math.floor
-    return next(length for length in itertools.count(1) if whole(length * ratio) >= least)
+
+    def largest(length: int) -> int:
+        return whole(length * ratio) if side is None else _side_range(side, length)[1] - 1
+
+    return next(n for n in itertools.count(max(1, int((least - 0.5) / ratio) - 1)) if largest(n) >= least)
 
 
 def area_left(box: Int[Array, "... 2d"], size: Sequence[int]) -> Float[Array, ...]:
