@@ -191,9 +191,8 @@ def shortest_side(
     ratio = (max(side) if isinstance(side, tuple) else side) if side is not None else (1 - lam) ** (1 / axes)
     if ratio == 0:  # nothing is to be mixed
         return 1
-    if fold:
-        ratio = min(ratio, 0.5 ** (1 / axes))
-    ratio = min(ratio, math.nextafter(1, 0)) if side is None else ratio
+    if side is None:
+        ratio = min(ratio, 0.5 ** (1 / axes) if fold else math.nextafter(1, 0))
     if how == "keras" and side is None:
         return 2
     least = 1 if how in ("timm", "inside", "keras") else 2

@@ -182,13 +182,12 @@ def test_a_derangement_is_a_circle(n):
     assert circles == 1 or scipy.stats.chisquare(found).pvalue > P_VALUE
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("how", _sampling.PARTNERS)
+@pytest.mark.parametrize(("how", "groups"), [*((how, 1) for how in _sampling.PARTNERS), ("permutation", 2)])
 def test_partners_within_classes_and_never_a_padded_row(how, groups):
     label = np.array([3, -1, 3, 7, 3, -1, 7, 3, 7, 3, 3, -1])
     real = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0], bool)
     method = MixUp(1.0, partner=how, groups=groups)
-    keys = jax.random.split(KEY, 100 if how in ("permutation", "derangement") and groups == 1 else 1)
+    keys = jax.random.split(KEY, 60 if how in ("permutation", "derangement") and groups == 1 else 1)
     mixes = jax.vmap(lambda key: method.sample(key, (12,), within=label, where=real))(keys)
     part = np.arange(12) // (12 // groups)
     for partner, lam in zip(np.asarray(mixes.partner), np.asarray(mixes.lam), strict=True):
