@@ -12,6 +12,7 @@ from jax_mix._checks import check_loss, check_no_torch
 from jax_mix._lerp import column, lerp
 from jax_mix._mix import Mix, check_mix
 from jax_mix._pixels import dense_axes
+from jax_mix._sharding import explicit_sharding
 
 if TYPE_CHECKING:
     from jax import Array
@@ -148,7 +149,7 @@ def _torchs_mean(
         given, true = (jnp.where(label == ignore_index, 0, label) for label in (given, true))
     weight = counts.astype(jnp.float32)
     if class_weights is not None:
-        weight = weight * jnp.asarray(class_weights)[true]
+        weight = weight * jnp.asarray(class_weights).at[true].get(out_sharding=explicit_sharding(true))
     losses = jnp.asarray(loss_fn(logits, given))
     check_loss(losses)
     if losses.shape != weight.shape:
