@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_mix._checks import check_loss, check_no_torch
 from jax_mix._lerp import column, lerp
@@ -149,6 +150,8 @@ def _torchs_mean(
         given, true = (jnp.where(label == ignore_index, 0, label) for label in (given, true))
     weight = counts.astype(jnp.float32)
     if class_weights is not None:
+        if np.ndim(class_weights) != 1:
+            raise ValueError(f"class_weights must be one float a class, got shape {np.shape(class_weights)}.")
         weight = weight * jnp.asarray(class_weights).at[true].get(out_sharding=explicit_sharding(true))
     losses = jnp.asarray(loss_fn(logits, given))
     check_loss(losses)

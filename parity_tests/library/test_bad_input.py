@@ -166,6 +166,7 @@ CASES = {
     "dense axes of one": (ValueError, "dense must be two whole numbers, .* got .1,.", lambda: jax_mix.CutMix().sample(KEY, X.shape).targets(X, dense=(1,))),
     "integer masks, by lam": (TypeError, "y must be float targets, got int32", lambda: jax_mix.CutMix().sample(KEY, X.shape).targets(X.astype(np.int32), dense=False)),
     "weights of one-hot labels": (TypeError, "class_weights and ignore_index need labels that are class numbers, one array, got float32", lambda: jax_mix.mixed_loss(optax.softmax_cross_entropy, Y, Y, MIX, class_weights=np.ones(4))),
+    "weights of two axes": (ValueError, r"class_weights must be one float a class, got shape \(4, 4\)", lambda: jax_mix.mixed_loss(XENT, Y, np.arange(4), MIX, class_weights=Y)),
     "weights of a reduced loss": (ValueError, r"the loss must be one per label, \[4\], got \[\]", lambda: jax_mix.mixed_loss(lambda l, y: XENT(l, y).mean(), Y, np.arange(4), MIX, ignore_index=3)),
     "images of one pixel": (ValueError, r"CutMix can cut no box from images of \(1, 1\) pixels: .*must be at least 2, got shape \(4, 1, 1, 3\)", lambda: jax_mix.CutMix(1.0).sample(KEY, (4, 1, 1, 3))),
     "images of one row, cutmix": (ValueError, r"no box from images of \(1, 8\) pixels", lambda: jax_mix.cutmix(KEY, X[:, :1], Y)),

@@ -9,6 +9,7 @@ import optax
 import pytest
 import scipy.stats
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_mix
 from jax_mix import CutMix, ManifoldMixup, MixUp, OneOf, OutputMixup, _lerp, _sampling
@@ -183,6 +184,48 @@ def test_a_hidden_layer_is_cut_by_the_box_at_its_own_size(boxes):
     drawn = method.sample(KEY, SHAPE)
     assert (drawn.layers, drawn.layer.shape) == (("input", "half"), ())
     np.testing.assert_array_equal(drawn.box, CutMix(1.0).sample(jax.random.split(KEY)[0], SHAPE).box)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_batch_split_over_devices(axis_type):
+    """Of rows of every kind, with padding and classes, targets of pixels, weights, and boxes at another size."""
+    shape = (16, 8, 6, 3)
+    image, mask = np.random.default_rng(0).random(shape, np.float32), np.arange(16 * 48).reshape(shape[:3]) % 5
+    label, real = np.arange(16) % 3, np.arange(16) < 14
+    method = OneOf(MixUp(1.0), CutMix(1.0), None, per="sample")
+    mix = method.sample(KEY, shape, within=label, where=real)
+
+    def loss(x, y):
+        return optax.squared_error(x.mean(-1), y.astype(jnp.float32))
+
+    def apply(mix, image, mask, label):
+        return (
+            mix.blend(image),
+            mix._blend_at("hidden", image[:, ::2, ::2]),
+            jax_mix.mixed_loss(loss, image, mask, mix, dense=True),
+            jax_mix.mixed_loss(loss, image[:, 0, 0], label, mix, class_weights=jnp.ones(3)),
+        )
+
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, PartitionSpec("batch"))
+        placed = [jax.device_put(jnp.asarray(a), place) for a in (image, mask, label, real)]
+        drawn = jax.jit(lambda label, real: method.sample(KEY, shape, within=label, where=real))(*placed[2:])
+        got = jax.jit(apply)(mix, *placed[:3])
+    assert_close(drawn.lam, mix.lam, "same program")
+    np.testing.assert_array_equal(drawn.partner, mix.partner)
+    for ours, want in zip(got, apply(mix, image, jnp.asarray(mask), jnp.asarray(label)), strict=True):
+        assert_close(ours, want, "another order of summation")
+
+
+@pytest.mark.parametrize("method", [
+    OneOf(MixUp((0.2, 1.0)), CutMix(side=(0.2, 0.8), probability=0.5), OneOf(ManifoldMixup(layers="a"), None)),
+    MixUp(lam=(0.5, 1.0), partner="derangement"),
+    CutMix(box="keras", layers=("a", "b")),
+], ids=["one of", "mixup", "cutmix"])  # fmt: skip
+def test_no_key_is_used_twice(method):
+    with jax.debug_key_reuse(True):
+        jax.jit(lambda key: method.sample(key, SHAPE))(jax.random.key(0))
 
 
 def test_plain_methods_are_the_programs_written_out():
