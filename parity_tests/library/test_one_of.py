@@ -39,7 +39,7 @@ def alone(mix, i):
 def test_each_row_is_mixed_by_one_of_the_methods(per):
     flip = {"partner": "flip"}
     method = OneOf(MixUp(1.0, **flip), CutMix(1.0, per="sample", **flip), None, per=per)
-    mixes = jax.jit(jax.vmap(lambda key: method.sample(key, SHAPE)))(jax.random.split(KEY, 60))
+    mixes = jax.vmap(lambda key: method.sample(key, SHAPE))(jax.random.split(KEY, 60))
     assert mixes.outside.shape == (60, 12)
     box = np.asarray(mixes.box)
     boxed = np.prod(box[..., 2:] - box[..., :2], axis=-1) > 0
@@ -166,10 +166,9 @@ class Convolutions(nnx.Module):
         return self.half(x)
 
 
-@pytest.mark.parametrize("boxes", [[0, 2, 4, 6], [1, 0, 6, 3]])
-def test_a_hidden_layer_is_cut_by_the_box_at_its_own_size(boxes):
+def test_a_hidden_layer_is_cut_by_the_box_at_its_own_size():
     """Cells that the box covers in part take that part: the mean weight is the target's."""
-    model = Convolutions(nnx.Rngs(0))
+    model, boxes = Convolutions(nnx.Rngs(0)), [1, 0, 6, 3]
     mix = jax_mix.Mix.from_box(np.arange(12)[::-1].astype(np.int32), np.array(boxes), (8, 6))
     mix = dataclasses.replace(mix, layer=jnp.int32(1), layers=("input", "half"))
     got, hidden = jax_mix.forward(model, X, mix), np.asarray(model(X))
@@ -186,8 +185,7 @@ def test_a_hidden_layer_is_cut_by_the_box_at_its_own_size(boxes):
     np.testing.assert_array_equal(drawn.box, CutMix(1.0).sample(jax.random.split(KEY)[0], SHAPE).box)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_a_batch_split_over_devices(axis_type):
+def test_a_batch_split_over_devices():
     """Of rows of every kind, with padding and classes, targets of pixels, weights, and boxes at another size."""
     shape = (16, 8, 6, 3)
     image, mask = np.random.default_rng(0).random(shape, np.float32), np.arange(16 * 48).reshape(shape[:3]) % 5
@@ -206,7 +204,7 @@ def test_a_batch_split_over_devices(axis_type):
             jax_mix.mixed_loss(loss, image[:, 0, 0], label, mix, class_weights=jnp.ones(3)),
         )
 
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         place = NamedSharding(mesh, PartitionSpec("batch"))
         placed = [jax.device_put(jnp.asarray(a), place) for a in (image, mask, label, real)]

@@ -16,7 +16,7 @@ N = 20_000
 
 
 def lambdas(method, n=N, shape=(64, 64)):
-    return np.asarray(jax.jit(lambda: method.sample(KEY, (n, *shape)).lam)(), np.float64)
+    return np.asarray(method.sample(KEY, (n, *shape)).lam, np.float64)
 
 
 def test_a_fixed_lambda_and_a_range():
@@ -67,7 +67,7 @@ def test_pairs_share_their_draw(n, groups):
 
 
 def corners(box, size=32, n=N, **options):
-    mix = jax.jit(lambda: CutMix(1.0, per="sample", box=box, **options).sample(KEY, (n, size, size)))()
+    mix = CutMix(1.0, per="sample", box=box, **options).sample(KEY, (n, size, size))
     return np.asarray(mix.box), np.asarray(mix.lam, np.float64)
 
 
@@ -182,7 +182,7 @@ def test_a_derangement_is_a_circle(n):
     assert circles == 1 or scipy.stats.chisquare(found).pvalue > P_VALUE
 
 
-@pytest.mark.parametrize(("how", "groups"), [*((how, 1) for how in _sampling.PARTNERS), ("permutation", 2)])
+@pytest.mark.parametrize(("how", "groups"), [("permutation", 1), ("derangement", 1), ("roll", 2), ("flip", 1)])
 def test_partners_within_classes_and_never_a_padded_row(how, groups):
     label = np.array([3, -1, 3, 7, 3, -1, 7, 3, 7, 3, 3, -1])
     real = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0], bool)
@@ -199,8 +199,8 @@ def test_partners_within_classes_and_never_a_padded_row(how, groups):
     each = [np.unique(np.asarray(mixes.partner)[:, i]).tolist() for i in range(12)]
     if how == "derangement" and groups == 1:
         assert each[0] == [2, 4, 7, 10]
-    elif groups == 1:
-        assert each[0] == {"permutation": [0, 2, 4, 7, 10], "roll": [10], "flip": [10]}[how]
+    else:
+        assert each[0] == {"permutation": [0, 2, 4, 7, 10], "roll": [4], "flip": [10]}[how]
     np.testing.assert_array_equal(
         method.sample(KEY, (12,), where=np.ones(12, bool)).partner, method.sample(KEY, (12,)).partner
     )
