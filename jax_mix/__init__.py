@@ -4,11 +4,15 @@
 >>> image, target = jax_mix.mixup(jax.random.key(0), jnp.ones((4, 8, 8, 1)), jnp.eye(4), alpha=0.4)
 """
 
+from jax_mix._cutmix import CutMix
 from jax_mix._forward import forward
 from jax_mix._functional import cutmix, manifold_mixup, mixup
 from jax_mix._layers import Layer, list_layers
-from jax_mix._methods import CutMix, ManifoldMixup, MixUp
-from jax_mix._mix import Mix, mixed_loss
+from jax_mix._losses import mixed_loss
+from jax_mix._methods import ManifoldMixup, MixUp, OutputMixup
+from jax_mix._metrics import MixedAccuracy
+from jax_mix._mix import Mix
+from jax_mix._one_of import OneOf
 from jax_mix._points import LinenMixPoint, MixPoint
 
 __all__ = [
@@ -19,6 +23,9 @@ __all__ = [
     "Mix",
     "MixPoint",
     "MixUp",
+    "MixedAccuracy",
+    "OneOf",
+    "OutputMixup",
     "cutmix",
     "forward",
     "list_layers",

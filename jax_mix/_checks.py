@@ -37,7 +37,11 @@ def check_choice(argument: str, value: Any, allowed: Sequence[str]) -> None:
 
 
 def check_alpha(alpha: Any) -> None:
-    """`alpha` must be a positive, finite number; a traced one (a schedule inside jit) cannot be looked at."""
+    """`alpha` must be a positive, finite number, or a range; a traced one (a schedule inside jit) is not looked at."""
+    if isinstance(alpha, tuple):
+        if not (_are_numbers(alpha, 2) and 0 <= alpha[0] <= alpha[1] and 0 < alpha[1] < math.inf):
+            raise ValueError(f"alpha must be a positive number, or a range (low, high) of them, got {shown(alpha)}.")
+        return
     if not is_concrete(alpha):
         return
     if isinstance(alpha, (str, bool, type(None))) or np.ndim(alpha) != 0:
@@ -46,6 +50,57 @@ def check_alpha(alpha: Any) -> None:
         raise ValueError(
             f"alpha must be positive and finite, got {float(alpha)!r}; to train without mixing, leave it out."
         )
+
+
+def check_lam(lam: Any, *, fold: bool, alpha: Any, default: Any) -> None:
+    """A method's `lam`, which stands in Beta's place, is one number or a range, from 0 to 1."""
+    if lam is None:
+        return
+    if not is_concrete(alpha) or alpha != default:
+        raise ValueError(f"lam and alpha cannot both be given, got lam={shown(lam)}, alpha={shown(alpha)}.")
+    if not is_concrete(lam):
+        return
+    check_part("lam", lam)
+    lowest = lam[0] if isinstance(lam, tuple) else lam
+    if fold and lowest < 0.5:
+        raise ValueError(f"lam is {shown(lam)}, and fold=True would take 1-lam where it is below 0.5: give fold=False.")
+
+
+def check_part(argument: str, value: Any) -> None:
+    """One number or a range (low, high), from 0 to 1."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    ranged = _are_numbers(numbers, 2 if isinstance(value, tuple) else 1)
+    if not (ranged and 0 <= numbers[0] <= numbers[-1] <= 1):
+        raise ValueError(f"{argument} must be a number from 0 to 1, or a range (low, high), got {shown(value)}.")
+
+
+def _are_numbers(values: tuple[Any, ...], count: int) -> bool:
+    return len(values) == count and all(
+        is_concrete(v) and np.ndim(v) == 0 and np.asarray(v).dtype.kind in "iuf" for v in values
+    )
+
+
+def check_probabilities(argument: str, value: Any, names: Sequence[str]) -> None:
+    """One probability for each of `names`; a traced array's shape alone is looked at."""
+    if not is_concrete(value):
+        fits = np.shape(value) == (len(names),)
+    else:
+        numbers = np.asarray(value)
+        fits = numbers.shape == (len(names),) and numbers.dtype.kind in "iuf" and bool(np.all(numbers >= 0))
+        fits = fits and abs(float(numbers.sum()) - 1) < 1e-5
+    if not fits:
+        raise ValueError(
+            f"{argument} must be {len(names)} numbers that sum to 1, for {', '.join(names)}, got {shown(value)}."
+        )
+
+
+def check_rows(argument: str, value: Any, n: int, kind: str) -> None:
+    """`within` and `where`: one whole number, or one bool, for each row."""
+    check_arrays(value, argument)
+    dtype = jnp.result_type(value)
+    right = jnp.issubdtype(dtype, jnp.integer) if kind == "int" else dtype == np.bool_
+    if np.shape(value) != (n,) or not right:
+        raise ValueError(f"{argument} must be one {kind} for each row, [{n}], got {dtype}{list(np.shape(value))}.")
 
 
 def check_key(key: Any) -> None:
@@ -79,20 +134,38 @@ def check_bool(argument: str, value: Any) -> None:
         raise ValueError(f"{argument} must be True or False, got {shown(value)}.")
 
 
-def two_ints(argument: str, value: Any, meaning: str) -> tuple[int, int]:
-    """`value` as a tuple of two ints, which is hashable whatever sequence was given."""
+def ints(argument: str, value: Any, count: int, meaning: str) -> tuple[int, ...]:
+    """`value` as a tuple of ints, which is hashable whatever sequence was given."""
     numbers = np.asarray(value)
-    if numbers.shape != (2,) or not np.issubdtype(numbers.dtype, np.integer):
-        raise ValueError(f"{argument} must be two whole numbers, {meaning}, got {shown(value)}.")
-    return int(numbers[0]), int(numbers[1])
+    if numbers.shape != (count,) or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"{argument} must be {_COUNT[count]}, {meaning}, got {shown(value)}.")
+    return tuple(numbers.tolist())
 
 
-def check_spatial(what: str, shape: Sequence[int], axes: tuple[int, int]) -> None:
-    """CutMix's images have the two spatial axes, neither of length 0."""
-    if len(shape) < 3 or max(axes) >= len(shape) or 0 in (shape[axes[0]], shape[axes[1]]):
+_COUNT = {1: "one whole number", 2: "two whole numbers", 3: "three whole numbers"}
+SIDES = {1: "(length,)", 2: "(height, width)", 3: "(depth, height, width)"}
+CORNERS = {1: "(x1, x2)", 2: "(y1, x1, y2, x2)", 3: "(z1, y1, x1, z2, y2, x2)"}
+
+
+def check_axes(axes: Any) -> tuple[int, ...]:
+    """`spatial_axes`: one, two or three different axes after the batch axis."""
+    if np.ndim(axes) != 1 or np.size(axes) not in SIDES:
+        raise ValueError(f"spatial_axes must be one, two or three axes, as (1, 2) for NHWC, got {shown(axes)}.")
+    axes = ints("spatial_axes", axes, np.size(axes), "the axes of " + SIDES[np.size(axes)][1:-1].replace(", ", " and "))
+    if len(set(axes)) < len(axes) or min(axes) < 1:
         raise ValueError(
-            f"CutMix needs two spatial axes, {axes[0]} and {axes[1]} (spatial_axes), got {what} {tuple(shape)}."
+            f"spatial_axes must be {_COUNT[len(axes)].split()[0]} different axes after the batch axis 0, got {axes}."
         )
+    return axes
+
+
+def check_spatial(what: str, shape: Sequence[int], axes: tuple[int, ...]) -> None:
+    """CutMix's images have the spatial axes, none of them of length 0."""
+    if max(axes) >= len(shape) or 0 in [shape[axis] for axis in axes]:
+        *most, last = map(str, axes)
+        named = f"{', '.join(most)} and {last}" if most else last
+        count = {1: "one spatial axis", 2: "two spatial axes", 3: "three spatial axes"}[len(axes)]
+        raise ValueError(f"CutMix needs {count}, {named} (spatial_axes), got {what} {tuple(shape)}.")
 
 
 def check_same_length(x: Any, y: Any) -> None:
@@ -181,14 +254,28 @@ def check_loss(loss: Any) -> None:
         )
 
 
-def check_box_form(box: Any, partner: Any) -> None:
+def check_box_form(box: Any, partner: Any, axes: int) -> None:
     check_arrays(box, "box")
     check_arrays(partner, "partner")
     whole = np.ndim(box) and jnp.issubdtype(jnp.result_type(box), jnp.integer)
-    if not whole or np.shape(box) not in ((4,), (*np.shape(partner), 4)):
+    if not whole or np.shape(box) not in ((2 * axes,), (*np.shape(partner), 2 * axes)):
         n = np.shape(partner)[0] if np.ndim(partner) else "batch"
         told = shown(np.asarray(box).tolist() if is_concrete(box) else np.shape(box))
-        raise ValueError(f"box must be whole pixels (y1, x1, y2, x2), [4] or [{n}, 4], got {told}.")
+        raise ValueError(f"box must be whole pixels {CORNERS[axes]}, [{2 * axes}] or [{n}, {2 * axes}], got {told}.")
+
+
+def check_like(tree: Any, other: Any) -> None:
+    """`other`, which partners are taken from, must look as what they are mixed into."""
+    check_arrays(other, "other")
+    trees: list[Any] = [jax.tree.structure(each) for each in (tree, other)]
+    if trees[0] != trees[1]:
+        raise ValueError(f"other must be a tree as what it is mixed with, {trees[0]}, got {trees[1]}.")
+    for own, leaf in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        if np.shape(own) != np.shape(leaf) or jnp.result_type(own) != jnp.result_type(leaf):
+            raise ValueError(
+                f"other must be as what it is mixed with, {jnp.result_type(own)}{list(np.shape(own))}, got "
+                f"{jnp.result_type(leaf)}{list(np.shape(leaf))}."
+            )
 
 
 def batch_size(tree: Any, what: str) -> int:

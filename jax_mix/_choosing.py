@@ -11,9 +11,9 @@ from flax import linen, nnx
 
 from jax_mix._call import Call
 from jax_mix._checks import batch_size, suggest
-from jax_mix._layers import OUTPUT, Found, Layer, in_loop, listing, not_found
+from jax_mix._layers import Found, Layer, in_loop, listing, not_found, place
 from jax_mix._leaves import mixed_leaves, shapes
-from jax_mix._mix import INPUT
+from jax_mix._mix import INPUT, OUTPUT
 from jax_mix._paths import glob, split_selector, under
 from jax_mix._points import LinenMixPoint, MixPoint
 
@@ -137,7 +137,7 @@ def _choose_automatically(found: Found, mixable: tuple[Layer, ...]) -> dict[str,
         names = {l.name for l in tier}
         if chosen := _one_for_each_value(l for l in between if l.name in names):
             return {_selected(found, name): why for name in chosen}
-    same = [f"{l.name!r} (the same as at the {l.same_as or 'output'})" for l in exact]
+    same = [f"{l.name!r} (the same as at {place(l.same_as or OUTPUT)})" for l in exact]
     raise ValueError(
         "no eligible layer was found in the model: between its input and its output, mixing is exact at none of them"
         f"{f'; it is at {listing(same)}' if same else ''}. Mark a place with MixPoint, or name layers."

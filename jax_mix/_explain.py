@@ -10,7 +10,7 @@ import jax
 
 from jax_mix._call import Call
 from jax_mix._choosing import choose
-from jax_mix._layers import Layer, find_layers
+from jax_mix._layers import Layer, find_layers, place
 from jax_mix._mix import INPUT
 from jax_mix._paths import split_selector
 
@@ -87,7 +87,7 @@ def _meaning(layer: Layer) -> str:
             if layer.around.startswith("it ")
             else f"not exact: the batch also goes {layer.around}"
         )
-    return f"the same as at {layer.same_as!r}" if layer.same_as else "exact"
+    return f"the same as at {place(layer.same_as)}" if layer.same_as else "exact"
 
 
 def _output(output: Any) -> str:

@@ -14,7 +14,7 @@ from jax_mix._call import Call, as_call
 from jax_mix._checks import batch_size, is_concrete
 from jax_mix._layers import Layer, find_layers, in_loop, not_found
 from jax_mix._leaves import map_leaves, mixed_leaves, shapes
-from jax_mix._mix import INPUT, Mix, check_mix
+from jax_mix._mix import INPUT, OUTPUT, Mix, check_mix
 from jax_mix._paths import split_selector, wanted_paths, with_iteration
 from jax_mix._running import run
 
@@ -33,7 +33,7 @@ def forward(
     mixed: str | Sequence[str] = (),
     **kwargs: Any,
 ) -> Any:
-    """Run a model in training, mixed where the draw says: at its input, or at one hidden layer.
+    """Run a model in training, mixed where the draw says: at its input, at one hidden layer, or at its output.
 
     The model is not edited: when this returns or raises, it is as `model(x)` would have left it. Works under
     jit, grad, vmap, scan and remat, with BatchNorm, Dropout and blocks scanned over stacked weights. Only
@@ -84,6 +84,7 @@ def forward(
 
     if INPUT in names:
         call = call.with_inputs(_blend_if(layer == names.pop(INPUT), mix, call.inputs, INPUT))
+    at_output = layer == names.pop(OUTPUT) if OUTPUT in names else None
     wanted = wanted_paths(names)
     seen = set()
 
@@ -122,7 +123,11 @@ def forward(
         for name in names:
             if name not in seen:
                 raise ValueError(not_found(f"layer {name!r}", split_selector(name)[0], call.model, found))
-    return y
+    if at_output is None:
+        return y
+    if call.variables is not None and kwargs.get("mutable", False) is not False:  # Linen's output and its state
+        return _blend_if(at_output, mix, y[0], OUTPUT), y[1]
+    return _blend_if(at_output, mix, y, OUTPUT)
 
 
 def _refuse_loops(
@@ -157,7 +162,8 @@ def _blend_if(active: Any, mix: Mix, x: Any, name: str) -> Any:
             return x
         active = None
     try:
-        return mix.blend(x) if active is None else jax.lax.cond(active, mix.blend, lambda x: x, x)
+        blend = functools.partial(mix._blend_at, name)
+        return blend(x) if active is None else jax.lax.cond(active, blend, lambda x: x, x)
     except (TypeError, ValueError) as error:
         error.add_note(f"(jax_mix: while mixing at {name!r})")
         raise

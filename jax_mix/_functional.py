@@ -4,30 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import jax
 
 from jax_mix._call import input_of
-from jax_mix._checks import check_same_length
+from jax_mix._checks import check_same_length, is_concrete
+from jax_mix._cutmix import CutMix
 from jax_mix._forward import forward
-from jax_mix._methods import CutMix, ManifoldMixup, MixUp
+from jax_mix._methods import ManifoldMixup, MixUp, Per
+from jax_mix._sampling import Box, Partner
 
 if TYPE_CHECKING:
+    from jax import Array
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Key, PyTree
+
+
+class _Options(TypedDict, total=False):
+    """Those of `MixUp`, for type checkers and editors."""
+
+    per: Per
+    fold: bool
+    partner: Partner
+    probability: ArrayLike
+    groups: int
+    lam: ArrayLike | tuple[float, float] | None
+
+
+class _CutMixOptions(_Options, total=False):
+    box: Box
+    spatial_axes: Sequence[int]
+    side: float | tuple[float, float] | None
+    correct_lam: bool
+
+
+class _ManifoldMixupOptions(_Options, total=False):
+    use_input: bool
+    layer_probabilities: Any
 
 
 def mixup(
-    key: Key[Array, ""], x: PyTree[ArrayLike], y: PyTree[ArrayLike], *, alpha: ArrayLike = 0.4, **options: Any
-) -> tuple[PyTree[Array], PyTree[Array]]:
+    key: Array, x: Any, y: Any, *, alpha: ArrayLike | tuple[float, float] = 0.4, **options: Unpack[_Options]
+) -> tuple[Any, Any]:
     """MixUp of one batch: mixed inputs and mixed targets.
 
     Args:
       key: a key of `jax.random.key`.
       x: float arrays `[batch, ...]`, in any pytree.
       y: float targets `[batch, ...]`, one-hot or soft.
-      alpha, **options: those of `MixUp`.
+      alpha, **options: those of `MixUp`: per, fold, partner, probability, groups, lam.
 
     Returns:
       `(x, y)` mixed, of the same shapes and dtypes.
@@ -49,22 +75,32 @@ def mixup(
 
 
 def cutmix(
-    key: Key[Array, ""], x: PyTree[ArrayLike], y: PyTree[ArrayLike], *, alpha: ArrayLike = 1.0, **options: Any
-) -> tuple[PyTree[Array], PyTree[Array]]:
+    key: Array,
+    x: Any,
+    y: Any,
+    *,
+    alpha: ArrayLike | tuple[float, float] = 1.0,
+    dense: bool | Sequence[int] | None = None,
+    **options: Unpack[_CutMixOptions],
+) -> tuple[Any, Any]:
     """CutMix of one batch: pasted images and mixed targets.
 
     Args:
       key: a key of `jax.random.key`.
       x: images `[batch, height, width, ...]`, of any type.
-      y: float targets `[batch, ...]`, one-hot or soft.
-      alpha, **options: those of `CutMix`.
+      y: float targets `[batch, ...]`, one-hot or soft; or masks, of any type.
+      dense: whether targets that have the images' spatial axes, such as masks, are pasted as the images are (True), or
+        weighed by lambda as a whole (False). None refuses them.
+      alpha, **options: those of `CutMix`: per, fold, partner, probability, groups, lam, box, spatial_axes, side,
+        correct_lam.
 
     Returns:
       `(x, y)` mixed, of the same shapes and dtypes.
 
     Raises:
       TypeError: `y` is integer, or one of both is no array of JAX or NumPy.
-      ValueError: `x` and `y` differ in length, `x` has no two spatial axes, or an option is outside what is allowed.
+      ValueError: `x` and `y` differ in length, `x` has no two spatial axes, or an option is outside what is allowed;
+        `y` has the images' spatial axes and `dense` says nothing.
 
     Source: arXiv:1905.04899, algorithm A1; `fastai.callback.mixup.CutMix`.
 
@@ -75,19 +111,19 @@ def cutmix(
     ((4, 8, 8, 1), (4, 3))
     """
     check_same_length(x, y)
-    return _mix_batch(key, x, y, CutMix(alpha, **options))
+    return _mix_batch(key, x, y, CutMix(alpha, **options), dense if dense is None else _static(dense))
 
 
 def manifold_mixup(
-    key: Key[Array, ""],
+    key: Array,
     model: Any,
-    x: PyTree[ArrayLike],
-    y: PyTree[ArrayLike],
+    x: Any,
+    y: Any,
     *,
     layers: Any,
-    alpha: ArrayLike = 0.4,
-    **options: Any,
-) -> tuple[Any, PyTree[Array]]:
+    alpha: ArrayLike | tuple[float, float] = 0.4,
+    **options: Unpack[_ManifoldMixupOptions],
+) -> tuple[Any, Any]:
     """Manifold Mixup of one batch: the NNX model's output, mixed inside, and the mixed targets. Call it inside jit.
 
     Args:
@@ -95,8 +131,8 @@ def manifold_mixup(
       model: a Flax model, as in `forward`.
       x: float arrays `[batch, ...]`, in any pytree, or None where the model takes its input by keyword.
       y: float targets `[batch, ...]`, one-hot or soft.
-      layers, alpha, **options: those of `ManifoldMixup`, layers as plain paths; and those of `forward`, the model's
-        own included.
+      layers, alpha, **options: those of `ManifoldMixup`, layers as plain paths: use_input, layer_probabilities, per,
+        fold, partner, probability, groups, lam; and those of `forward`, the model's own included.
 
     Returns:
       `(logits, y)`.
@@ -117,22 +153,31 @@ def manifold_mixup(
     >>> logits.shape, target.shape
     ((4, 3), (4, 3))
     """
-    fields = {field.name for field in dataclasses.fields(ManifoldMixup)} & options.keys()
-    method = ManifoldMixup(alpha, layers=layers, **{name: options.pop(name) for name in fields})
-    inputs = input_of(model, x, **options)
+    given: dict[str, Any] = dict(options)
+    fields = {field.name for field in dataclasses.fields(ManifoldMixup)} & given.keys()
+    method = ManifoldMixup(alpha, layers=layers, **{name: given.pop(name) for name in fields})
+    inputs = input_of(model, x, **given)
     check_same_length(inputs, y)
     mix = method.sample(key, jax.tree.leaves(inputs)[0].shape)
-    return forward(model, x, mix, **options), mix.targets(y)
+    return forward(model, x, mix, **given), mix.targets(y)
 
 
-def _mix_batch(key: Key[Array, ""], x: Any, y: Any, method: MixUp | CutMix) -> tuple[Any, Any]:
+def _mix_batch(key: Array, x: Any, y: Any, method: MixUp | CutMix, dense: Any = None) -> tuple[Any, Any]:
     # Numbers are the program's arguments, so that another alpha compiles nothing; the other options are static.
-    numbers = {"alpha": method.alpha, "probability": method.probability}
+    names = ["probability", *(["alpha"] if method.lam is None else [] if is_concrete(method.lam) else ["lam"])]
+    numbers = {name: getattr(method, name) for name in names if not isinstance(getattr(method, name), tuple)}
     fields = [field.name for field in dataclasses.fields(method) if field.name not in numbers]
-    return _jitted(key, x, y, numbers, type(method), tuple((name, getattr(method, name)) for name in fields))
+    options = tuple((name, getattr(method, name)) for name in fields)
+    return _jitted(key, x, y, numbers, type(method), options, dense)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _jitted(key: Key[Array, ""], x: Any, y: Any, numbers: Any, method: Any, options: Any) -> tuple[Any, Any]:
+def _static(dense: bool | Sequence[int]) -> bool | tuple[int, ...]:
+    return tuple(dense) if isinstance(dense, Sequence) else dense
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _jitted(
+    key: Array, x: Any, y: Any, numbers: Any, method: Any, options: Any, dense: bool | tuple[int, ...] | None
+) -> tuple[Any, Any]:
     mix = method(**numbers, **dict(options)).sample(key, jax.tree.leaves(x)[0].shape)
-    return mix.blend(x), mix.targets(y)
+    return mix.blend(x), mix.targets(y, dense=dense)

@@ -16,15 +16,13 @@ from jax_mix._call import Call, as_call
 from jax_mix._checks import suggest
 from jax_mix._cuts import Flows, mark
 from jax_mix._leaves import flatten, leaf_names, map_leaves, mixed_leaves
-from jax_mix._mix import INPUT
+from jax_mix._mix import INPUT, OUTPUT
 from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
 from jax_mix._tracing import program_of, with_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
-
-OUTPUT = "output"  # what a layer is the same as, if mixing there is mixing what the model returns
 
 
 class Layer(NamedTuple):
@@ -38,7 +36,7 @@ class Layer(NamedTuple):
     batch: bool  # it puts out a batch of floats that depends on what the model is called with
     cut: bool  # every path of the batch to the model's output goes through it: mixing there is exact
     around: str  # else: what goes around it
-    same_as: str  # mixing there is the same as at "input", at "output" or at this earlier layer; "" if it is neither
+    same_as: str  # mixing there is the same as at "input", "<output>" or this earlier layer; "" if at none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +88,7 @@ def list_layers(
     >>> for layer in jax_mix.list_layers(model, jax.ShapeDtypeStruct((16, 4), "float32")):
     ...     print(layer.name, layer.type.__name__, layer.output.shape, layer.cut, layer.same_as)
     layers.0 Linear (16, 8) True input
-    layers.2 Linear (16, 2) True output
+    layers.2 Linear (16, 2) True <output>
     """
     return find_layers(as_call(model, args, kwargs, variables, method, mixed)).layers
 
@@ -267,6 +265,11 @@ def listing(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     names = names if len(names) <= limit else [*names[: limit - 1], f"{len(names) - limit + 1} more"]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def place(name: str) -> str:
+    """The name of a layer, of the input or of the output, in a sentence."""
+    return {INPUT: "the input", OUTPUT: "the output"}.get(name, repr(name))
 
 
 def in_loop(what: str) -> str:

@@ -1,4 +1,4 @@
-"""The weighted mean of two arrays, with a weight for each sample."""
+"""The weighted mean of two arrays, with a weight for each sample, or for each of its pixels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax_mix._sharding import explicit_sharding, of_mesh
 
 if TYPE_CHECKING:
+    from jax import Array
     from jax.typing import ArrayLike
-    from jaxtyping import Array
 
 
 def lerp(own: Array, partners: Array, lam: ArrayLike) -> Array:
@@ -45,11 +45,11 @@ _zero_where.defjvps(None, lambda tangent, _, stays, difference: tangent)
 
 
 def column(value: ArrayLike, x: Array) -> Array:
-    """One number for each sample of `x`, or one for all, in a shape that is broadcast against `x`."""
+    """One number for each sample of `x`, or one for all, in a shape that is broadcast against `x`; or of its rank."""
     column = per_sample(value, x.shape[0], 0)
     if sharding := explicit_sharding(x):
         column = jax.sharding.reshard(column, of_mesh(sharding, sharding.spec[0]))
-    return jnp.expand_dims(column, tuple(range(1, x.ndim)))
+    return jnp.expand_dims(column, tuple(range(column.ndim, x.ndim)))
 
 
 def per_sample(value: ArrayLike, n: int, rank: int) -> Array:

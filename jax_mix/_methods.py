@@ -1,65 +1,84 @@
-"""MixUp, ManifoldMixup and CutMix: frozen hyper-parameters whose `sample` draws one batch's `Mix`."""
+"""MixUp, ManifoldMixup and OutputMixup: frozen hyper-parameters whose `sample` draws one batch's `Mix`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_mix import _checks, _sampling
 from jax_mix._call import as_call
 from jax_mix._choosing import choose
 from jax_mix._explain import Explanation, explain
 from jax_mix._layers import find_layers
-from jax_mix._mix import INPUT, Mix
+from jax_mix._mix import INPUT, OUTPUT, Mix
+from jax_mix._sharding import replicated
 
 if TYPE_CHECKING:
+    from jax import Array
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Key
 
-PER = ("sample", "batch")
+Per = Literal["sample", "batch", "pair"]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Method:
-    """What the three have in common."""
+class Method:
+    """What the methods have in common."""
 
-    alpha: ArrayLike
+    alpha: ArrayLike | tuple[float, float]
     _: dataclasses.KW_ONLY
-    per: str = "sample"
+    per: Per = "sample"
     fold: bool = True
-    partner: str = "permutation"
+    partner: _sampling.Partner = "permutation"
     probability: ArrayLike = 1.0
     groups: int = 1
+    lam: ArrayLike | tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("alpha", "lam"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         _checks.check_alpha(self.alpha)
-        _checks.check_choice("per", self.per, PER)
+        _checks.check_choice("per", self.per, get_args(Per))
         _checks.check_choice("partner", self.partner, _sampling.PARTNERS)
         _checks.check_probability(self.probability)
         _checks.check_bool("fold", self.fold)
         _checks.check_groups(self.groups)
-        for name in ("alpha", "probability"):
-            value = getattr(self, name)
-            if _checks.is_concrete(value) and not isinstance(value, (int, float)):
-                object.__setattr__(self, name, float(value))  # hashable, to be static in jit; an array is not
+        _checks.check_lam(self.lam, fold=self.fold, alpha=self.alpha, default=self._default_alpha())
+        for name in ("alpha", "probability", "lam"):
+            object.__setattr__(self, name, static(getattr(self, name)))
+        if self.per == "pair" and self.partner != "flip":
+            raise ValueError(
+                "per='pair' is one draw for a sample and the partner that it is partner of, which there is with "
+                f"partner='flip' alone, got partner={self.partner!r}."
+            )
 
-    def sample(self, key: Key[Array, ""], shape: Sequence[int]) -> Mix:
+    def _default_alpha(self) -> Any:
+        return next(field.default for field in dataclasses.fields(self) if field.name == "alpha")
+
+    def sample(
+        self, key: Array, shape: Sequence[int], *, within: ArrayLike | None = None, where: ArrayLike | None = None
+    ) -> Mix:
         """Draw one batch's lambdas and partners.
 
         Args:
           key: a key of `jax.random.key`.
           shape: the batch's shape, batch first; only its first number counts.
+          within: int `[batch]`, such as classes or domains: partners are of the same number. One alone of its number
+            is its own partner.
+          where: bool `[batch]`, False for rows that only fill up the batch: they stay as they are, with lambda 1, and
+            are nobody's partner.
 
         Returns:
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`.
 
         Raises:
           TypeError: `key` is not one key.
-          ValueError: `shape` has no batch axis, or `groups` does not divide it.
+          ValueError: `shape` has no batch axis, or `groups` does not divide it; `within` or `where` is not one a row.
 
         >>> import jax, jax_mix
         >>> bool((jax_mix.MixUp(1.0).sample(jax.random.key(0), (100,)).lam >= 0.5).all())
@@ -67,37 +86,94 @@ class _Method:
         """
         _checks.check_key(key)
         key_lam, key_partner = jax.random.split(key)
-        n = _batch(shape)
-        lam = jnp.broadcast_to(self._lambdas(key_lam, n), (n,))
-        return Mix(lam, self._partners(key_partner, n), groups=self.groups)
+        n = batch(shape)
+        lam = jnp.broadcast_to(self._rows(self._lambdas(key_lam, n), n), (n,))
+        partner = self._partners(key_partner, n, within, where)
+        return Mix(kept(where, lam), partner, groups=self.groups)
 
-    def _lambdas(self, key: Key[Array, ""], n: int) -> Array:
-        shape = (n,) if self.per == "sample" else ()
-        return _sampling.lambdas(key, self.alpha, shape, fold=self.fold, probability=self.probability)
+    def _lambdas(self, key: Array, n: int) -> Array:
+        return _sampling.lambdas(
+            key,
+            self.alpha,
+            draws(self.per, n, self.groups),
+            fold=self.fold,
+            probability=self.probability,
+            **({} if self.lam is None else {"lam": self.lam}),
+        )
 
-    def _partners(self, key: Key[Array, ""], n: int) -> Array:
+    def _rows(self, drawn: Array, n: int) -> Array:
+        return rows(self.per, drawn, n, self.groups)
+
+    def _partners(self, key: Array, n: int, within: ArrayLike | None, where: ArrayLike | None) -> Array:
         _checks.check_divides(self.groups, n)
         if self.groups == n > 1:
             raise ValueError(f"groups must leave two samples or more in each, or none has a partner: got {n} of {n}.")
-        return _sampling.partners(key, n, self.partner, self.groups)
+        if within is None and where is None:
+            return _sampling.partners(key, n, self.partner, self.groups)
+        if self.per == "pair":
+            raise ValueError("per='pair' needs every sample and the one as far from the end: no within, no where.")
+        number = jnp.zeros(n, jnp.int32)
+        if within is not None:
+            _checks.check_rows("within", within, n, "int")
+            number = jnp.unique(replicated(within), return_inverse=True, size=n)[1].astype(jnp.int32)
+        if where is None:
+            return _sampling.partners(key, n, self.partner, self.groups, number)
+        _checks.check_rows("where", where, n, "bool")
+        filled = replicated(where)
+        partner = _sampling.partners(key, n, self.partner, self.groups, jnp.where(filled, number, n))
+        return jnp.where(filled, partner, jnp.arange(n, dtype=jnp.int32))
+
+
+def static(value: Any) -> Any:
+    """A number or a range as Python's own, which is hashable, to be static in jit; a traced one as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(static, value))
+    if value is None or not _checks.is_concrete(value) or isinstance(value, (int, float)):
+        return value
+    return float(value)
+
+
+def draws(per: str, n: int, groups: int) -> tuple[int, ...]:
+    """The shape of what is drawn for a batch of `n`: once, for each sample, or for each pair."""
+    if per == "pair":
+        return (groups * ((n // groups + 1) // 2),)
+    return (n,) if per == "sample" else ()
+
+
+def rows(per: str, drawn: Array, n: int, groups: int) -> Array:
+    """What was drawn for pairs, for each sample; the rest as it is."""
+    if per != "pair":
+        return drawn
+    size = n // groups
+    group, at = np.divmod(np.arange(n), size)
+    return drawn[np.minimum(at, size - 1 - at) + group * ((size + 1) // 2)]
+
+
+def kept(where: ArrayLike | None, lam: Array) -> Array:
+    """`lam`, and 1 for the rows that are to stay as they are."""
+    return lam if where is None else jnp.where(replicated(where), lam, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class MixUp(_Method):
+class MixUp(Method):
     """MixUp: blend two samples' inputs and targets by lambda ~ Beta(alpha, alpha).
 
     The defaults are fastai's. The paper's form is `MixUp(alpha, per="batch", fold=False)`.
 
     Args:
       alpha: Beta's parameter, positive: small is almost no mixing, 1 is uniform. A traced scalar works too
-        (a schedule inside jit).
-      per: "sample", each its own lambda, or "batch", one for all.
+        (a schedule inside jit). A range (low, high): alpha is drawn from it, once for each batch (Keras).
+      per: "sample", each its own lambda, "batch", one for all, or "pair", one for two that are each other's partner
+        (timm), which needs `partner="flip"`.
       fold: take max(lam, 1-lam), so that a sample always weighs at least as much as its partner.
-      partner: "permutation", a random one; "roll", the sample before (torchvision); "flip", the batch
+      partner: "permutation", a random one; "derangement", never oneself: the sample before, in a circle in random
+        order (each of the (n-1)! circles is as likely); "roll", the sample before (torchvision); "flip", the batch
         reversed (timm).
-      probability: how often to mix at all, per sample or per batch; else lambda is 1.
+      probability: how often to mix at all, per sample, batch or pair; else lambda is 1. May be traced.
       groups: partners are found within each of this many equal, consecutive parts of the batch. One for each
         device, of a batch that is split over devices, and mixing needs no communication.
+      lam: in place of Beta's lambda and `alpha`, a fixed one, traced or not, or a range (low, high) that it is drawn
+        from uniformly (Kornia's `lambda_val`, there of the partner).
 
     Raises:
       ValueError: an argument is outside what is allowed.
@@ -111,11 +187,38 @@ class MixUp(_Method):
     ((8,), (8,))
     """
 
-    alpha: ArrayLike = 0.4
+    alpha: ArrayLike | tuple[float, float] = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
-class ManifoldMixup(_Method):
+class OutputMixup(Method):
+    """Mixup of what the model puts out, logits or predictions: `forward` blends it after the model has run.
+
+    Args:
+      alpha, per, fold, partner, probability, groups, lam: as in `MixUp`.
+
+    Raises:
+      ValueError: an argument is outside what is allowed.
+
+    Source: Manifold Mixup, arXiv:1806.05236, with the last layer as the only one.
+
+    >>> import jax, jax_mix
+    >>> jax_mix.OutputMixup(1.0).sample(jax.random.key(0), (8, 32, 32, 3)).layer_name
+    '<output>'
+    """
+
+    alpha: ArrayLike | tuple[float, float] = 0.4
+
+    def sample(
+        self, key: Array, shape: Sequence[int], *, within: ArrayLike | None = None, where: ArrayLike | None = None
+    ) -> Mix:
+        """Draw one batch's lambdas and partners, as `MixUp.sample` does."""
+        mix = super().sample(key, shape, within=within, where=where)
+        return dataclasses.replace(mix, layer=OUTPUT, layers=(OUTPUT,))
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifoldMixup(Method):
     """Manifold Mixup: blend two samples' hidden states at a random layer, the input included.
 
     The defaults are those of the fastai callback ManifoldMixupV2. The authors' form is
@@ -129,7 +232,9 @@ class ManifoldMixup(_Method):
         else every innermost module but containers, Dropout, norms and recurrent ones. All but plain paths need `bind`.
         A block scanned over stacked weights counts as "blocks.0", "blocks.1", ...
       use_input: whether the input is among the layers.
-      per, fold, partner, probability, groups: as in `MixUp`.
+      layer_probabilities: how likely each layer is, the input first if it is among them; may be traced (a schedule).
+        None: all alike.
+      per, fold, partner, probability, groups, lam: as in `MixUp`.
 
     Raises:
       ValueError: an argument is outside what is allowed.
@@ -142,23 +247,20 @@ class ManifoldMixup(_Method):
     ('input', 'stem', 'layer1')
     """
 
-    alpha: ArrayLike = 0.4
+    alpha: ArrayLike | tuple[float, float] = 0.4
     _: dataclasses.KW_ONLY
     layers: Any = None
     use_input: bool = True
+    layer_probabilities: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if _checks.is_concrete(self.layer_probabilities) and self.layer_probabilities is not None:
+            object.__setattr__(self, "layer_probabilities", tuple(np.asarray(self.layer_probabilities).tolist()))
         _checks.check_bool("use_input", self.use_input)
         if self.layers is None:
             return
-        several = isinstance(self.layers, Iterable) and not isinstance(self.layers, (str, type))
-        layers = tuple(self.layers) if several else (self.layers,)
-        for layer in layers:
-            if not isinstance(layer, (str, type)):
-                raise ValueError(f"layers must be paths, globs or module types, got {_checks.shown(layer)}.")
-        dotted = [l.replace("/", ".") if isinstance(l, str) else l for l in layers]  # Linen users write a/b
-        object.__setattr__(self, "layers", tuple(dict.fromkeys(dotted)))
+        object.__setattr__(self, "layers", as_layers(self.layers))
         if not self.use_input and all(l == INPUT for l in self.layers):
             raise ValueError(f"layers must name at least one layer when use_input is False, got {self.layers}.")
 
@@ -223,24 +325,33 @@ class ManifoldMixup(_Method):
         >>> from flax import nnx
         >>> mlp = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
         >>> print(jax_mix.ManifoldMixup(2.0, layers="layers.0").explain(mlp, jax.ShapeDtypeStruct((8, 4), "float32")))
-        layer     type    output         mixing there             chosen
-        input             float32[8, 4]  exact                    yes
-        layers.0  Linear  float32[8, 8]  the same as at 'input'   yes: named
-        layers.2  Linear  float32[8, 2]  the same as at 'output'
+        layer     type    output         mixing there               chosen
+        input             float32[8, 4]  exact                      yes
+        layers.0  Linear  float32[8, 8]  the same as at the input   yes: named
+        layers.2  Linear  float32[8, 2]  the same as at the output
         <BLANKLINE>
         Each batch is mixed at one of 2 places, drawn at random: 'input' or 'layers.0'.
         """
         call = as_call(model, args, kwargs, variables, method, mixed)
         return explain(call, self.layers, use_input=self.use_input)
 
-    def sample(self, key: Key[Array, ""], shape: Sequence[int], *, layer: str | None = None) -> Mix:
+    def sample(
+        self,
+        key: Array,
+        shape: Sequence[int],
+        *,
+        layer: str | None = None,
+        within: ArrayLike | None = None,
+        where: ArrayLike | None = None,
+    ) -> Mix:
         """Draw one batch's lambdas, partners and layer.
 
         Args:
           key: a key of `jax.random.key`.
           shape: the batch's shape, batch first; only its first number counts.
-          layer: None draws it, uniformly, inside jit: one compiled step serves all layers. A name fixes it,
+          layer: None draws it inside jit: one compiled step serves all layers. A name fixes it,
             "input" included, and gives a program for that layer alone.
+          within, where: as in `MixUp.sample`.
 
         Returns:
           A `Mix`: `lam` float32 `[batch]`, `partner` int32 `[batch]`, `layer` int32 `[]` or the name.
@@ -248,7 +359,7 @@ class ManifoldMixup(_Method):
         Raises:
           TypeError: `key` is not one key.
           ValueError: `layers` needs a model (call `bind`), `layer` is not among them, `shape` is empty, or `groups`
-            does not divide the batch.
+            does not divide the batch; `layer_probabilities` are not one a layer.
 
         >>> import jax, jax_mix
         >>> method = jax_mix.ManifoldMixup(2.0, layers=("stem", "layer1"))
@@ -258,106 +369,44 @@ class ManifoldMixup(_Method):
         names = self.places
         _checks.check_key(key)
         key_mix, key_layer = jax.random.split(key)
-        mix = super().sample(key_mix, shape)
-        if layer is not None:
-            if layer not in names:
-                raise ValueError(f"layer is {layer!r}: {_checks.suggest(str(layer), names)}")
-            return dataclasses.replace(mix, layer=layer, layers=names)
-        drawn = jax.random.randint(key_layer, (), 0, len(names), jnp.int32)
-        return dataclasses.replace(mix, layer=drawn, layers=names)
+        mix = super().sample(key_mix, shape, within=within, where=where)
+        return at_layer(mix, key_layer, names, layer, self.layer_probabilities)
 
     @property
     def places(self) -> tuple[str, ...]:
         """The names of where a batch may be mixed: of layers, and "input"."""
-        if self.layers is None or any(isinstance(l, type) or set("*?") & set(l) for l in self.layers):
-            raise ValueError(
-                f"layers={self.layers!r} must be looked up in the model first: method = method.bind(model, image)."
-            )
-        return ((INPUT,) if self.use_input else ()) + tuple(l for l in self.layers if l != INPUT)
+        return layer_names(self.layers, use_input=self.use_input)
 
 
-@dataclasses.dataclass(frozen=True)
-class CutMix(_Method):
-    """CutMix: paste a box of one sample into another; the targets' lambda is the area left.
-
-    The box covers about 1-lam of the image, lam ~ Beta(alpha, alpha), and is clipped at the border, so the
-    area left is on average more than lam: for alpha 1 at 32 pixels 0.69 (0.70 with the paper's box), not 0.5;
-    0.2% (0.4%) of the boxes are empty. The defaults are fastai's. The paper's box is `CutMix(alpha, box="paper")`, with
-    `probability=0.5` on CIFAR.
-
-    Args:
-      alpha: Beta's parameter, positive; 1 in the paper.
-      per: "batch", one box for all, or "sample", each its own.
-      fold: take max(lam, 1-lam) before the box is made.
-      partner, probability, groups: as in `MixUp`.
-      box: how a side is rounded: "fastai" (to the nearest) or "paper" (down; also timm's and torchvision's). Both are
-        made even: images with a side of one pixel, for "paper" or folded of two, have no box but empty ones.
-      spatial_axes: the axes of height and width, (1, 2) for NHWC.
-
-    Raises:
-      ValueError: an argument is outside what is allowed.
-
-    Source: arXiv:1905.04899, section 3.2 and algorithm A1; `fastai.callback.mixup.CutMix`.
-
-    >>> import jax, jax_mix
-    >>> mix = jax_mix.CutMix(1.0).sample(jax.random.key(1), (8, 32, 32, 3))
-    >>> y1, x1, y2, x2 = mix.box.tolist()
-    >>> float(mix.lam[0]) == 1 - (y2 - y1) * (x2 - x1) / 32**2
-    True
-    """
-
-    alpha: ArrayLike = 1.0
-    _: dataclasses.KW_ONLY
-    per: str = "batch"
-    fold: bool = False
-    box: str = "fastai"
-    spatial_axes: tuple[int, int] = (1, 2)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _checks.check_choice("box", self.box, _sampling.BOXES)
-        axes = _checks.two_ints("spatial_axes", self.spatial_axes, "the axes of height and width")
-        if axes[0] == axes[1] or min(axes) < 1:
-            raise ValueError(f"spatial_axes must be two different axes after the batch axis 0, got {axes}.")
-        object.__setattr__(self, "spatial_axes", axes)
-
-    def sample(self, key: Key[Array, ""], shape: Sequence[int]) -> Mix:
-        """Draw one batch's box, partners and the lambda of the clipped area.
-
-        Args:
-          key: a key of `jax.random.key`.
-          shape: the images' shape, batch first, with the two `spatial_axes`.
-
-        Returns:
-          A `Mix`: `lam` float32 `[batch]`, or with x64 float64, `partner` int32 `[batch]`, `box` int32 `[4]` or
-          `[batch, 4]`.
-
-        Raises:
-          TypeError: `key` is not one key.
-          ValueError: `shape` has no two spatial axes, or too few pixels for a box; `groups` does not divide the batch.
-
-        >>> import jax, jax_mix
-        >>> jax_mix.CutMix(1.0, per="sample").sample(jax.random.key(0), (8, 32, 32, 3)).box.shape
-        (8, 4)
-        """
-        _checks.check_key(key)
-        n = _batch(shape)
-        rows, columns = self.spatial_axes
-        _checks.check_spatial("shape", shape, (rows, columns))
-        size = int(shape[rows]), int(shape[columns])
-        shortest = _sampling.shortest_side(self.box, fold=self.fold)
-        if min(size) < shortest:
-            raise ValueError(
-                f"CutMix can cut no box from images of {size} pixels: with box={self.box!r} and fold={self.fold}, "
-                f"height and width must be at least {shortest}, got shape {tuple(shape)}."
-            )
-        key_lam, key_partner, key_box = jax.random.split(key, 3)
-        box = _sampling.boxes(key_box, self._lambdas(key_lam, n), *size, self.box)
-        partner = self._partners(key_partner, n)
-        return Mix.from_box(partner, box, size, spatial_axes=(rows, columns), groups=self.groups)
+def as_layers(layers: Any) -> tuple[Any, ...]:
+    """What a user names, as a tuple of dotted paths and types, each once."""
+    several = isinstance(layers, Iterable) and not isinstance(layers, (str, type))
+    layers = tuple(layers) if several else (layers,)
+    for layer in layers:
+        if not isinstance(layer, (str, type)):
+            raise ValueError(f"layers must be paths, globs or module types, got {_checks.shown(layer)}.")
+    return tuple(dict.fromkeys(l.replace("/", ".") if isinstance(l, str) else l for l in layers))  # Linen's a/b
 
 
-def _batch(shape: Sequence[int]) -> int:
+def layer_names(layers: tuple[Any, ...] | None, *, use_input: bool) -> tuple[str, ...]:
+    """The names that a draw's layer counts."""
+    if layers is None or any(isinstance(l, type) or set("*?") & set(l) for l in layers):
+        raise ValueError(f"layers={layers!r} must be looked up in the model first: method = method.bind(model, image).")
+    return ((INPUT,) if use_input else ()) + tuple(l for l in layers if l != INPUT)
+
+
+def at_layer(mix: Mix, key: Array, names: tuple[str, ...], layer: str | None, probabilities: Any) -> Mix:
+    """The draw at the layer that is asked for, or at one that is drawn."""
+    if probabilities is not None:
+        _checks.check_probabilities("layer_probabilities", probabilities, names)
+    if layer is None:
+        return dataclasses.replace(mix, layer=_sampling.choices(key, len(names), (), probabilities), layers=names)
+    if layer not in names:
+        raise ValueError(f"layer is {layer!r}: {_checks.suggest(str(layer), names)}")
+    return dataclasses.replace(mix, layer=layer, layers=names)
+
+
+def batch(shape: Sequence[int]) -> int:
     if hasattr(shape, "shape") or not isinstance(shape, Sequence) or not shape or shape[0] < 0:
         raise ValueError(f"shape must be the batch's shape, batch first, as image.shape, got {_checks.shown(shape)}.")
     return int(shape[0])

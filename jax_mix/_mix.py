@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,29 +13,36 @@ import numpy as np
 
 from jax_mix import _sampling
 from jax_mix._checks import (
+    CORNERS,
+    SIDES,
     batch_size,
     check_arrays,
+    check_axes,
     check_blendable,
     check_box_form,
     check_divides,
     check_groups,
+    check_like,
     check_loss,
-    check_no_torch,
     check_spatial,
     check_targets,
+    ints,
     is_concrete,
     shown,
-    two_ints,
 )
 from jax_mix._lerp import column, per_sample
 from jax_mix._lerp import lerp as _lerp
+from jax_mix._pixels import covered as _covered
+from jax_mix._pixels import dense_axes, of_axes
+from jax_mix._pixels import inside as _inside
 from jax_mix._sharding import explicit_sharding, take_in_groups
 
 if TYPE_CHECKING:
+    from jax import Array
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Float, Int, PyTree
 
 INPUT = "input"  # the name of layer 0, the model's input
+OUTPUT = "<output>"  # what the model puts out: no path, so that a module may be called "output"
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -46,18 +54,24 @@ class Mix:
     implementations. It is a pytree: log it, save it, vmap or scan over it.
 
     Attributes:
-      lam: float, `[batch]` or one for all `[]`: the weight of the sample itself in [0, 1]; its partner gets
-        the rest, `lam * x + (1 - lam) * x[partner]`. With a box, the area left.
+      lam: float, `[batch]` or one for all `[]`: the weight of the sample's own target in [0, 1]; its partner's gets
+        the rest. Without a box, also that of its values: `lam * x + (1 - lam) * x[partner]`. With one, the area left.
       partner: int, `[batch]`: sample `i` is mixed with sample `partner[i]`.
-      box: int, `[batch, 4]` or one for all `[4]`, or None: `(y1, x1, y2, x2)` in pixels, end exclusive. Inside
-        it the partner's values are pasted, outside it the sample is left as it is.
+      box: int, `[batch, 4]` or one for all `[4]`, or None: `(y1, x1, y2, x2)` in pixels, end exclusive; of one
+        spatial axis `(x1, x2)`, of three `(z1, y1, x1, z2, y2, x2)`. Inside it the partner's values are pasted.
       layer: where: the name of a layer (static), or an int array `[]`, an index into `layers`. "input" is the
-        model's input.
+        model's input, "<output>" its output.
       layers: the names that an index `layer` counts.
       image_size: `(height, width)` in pixels of the images that `box` was drawn for, or None if not known.
-      spatial_axes: the two axes that `box` cuts, (1, 2) for NHWC.
+      spatial_axes: the axes that `box` cuts, (1, 2) for NHWC; one to three.
       groups: in how many equal, consecutive parts of the batch partners stay among themselves. Where a batch is split
         over devices and none of its parts is, partners are found without communication.
+      outside: float, `[batch]` or one for all `[]`: the weight of a sample's own values outside of its box; or None,
+        1 where there is a box and `lam` where there is none. With it one batch has rows of CutMix (1), of MixUp (`lam`
+        and an empty box) and unmixed ones.
+      box_layers: of `layers`, those that the box cuts, or None for all; at the others `outside` alone counts. At a
+        hidden layer of another size than the image the box is scaled, and a cell that it covers in part takes that
+        part of the partner.
 
     Source: the notation of mixup (arXiv:1710.09412), Manifold Mixup (1806.05236) and CutMix (1905.04899).
 
@@ -73,18 +87,20 @@ class Mix:
     box: ArrayLike | None = None
     layer: str | Array = INPUT
     layers: tuple[str, ...] = (INPUT,)
-    image_size: tuple[int, int] | None = None
-    spatial_axes: tuple[int, int] = (1, 2)
+    image_size: tuple[int, ...] | None = None
+    spatial_axes: tuple[int, ...] = (1, 2)
     groups: int = 1
+    outside: ArrayLike | None = None
+    box_layers: tuple[str, ...] | None = None
 
     @classmethod
     def from_box(
         cls,
         partner: ArrayLike,
         box: ArrayLike,
-        image_size: tuple[int, int],
+        image_size: Sequence[int],
         *,
-        spatial_axes: tuple[int, int] = (1, 2),
+        spatial_axes: Sequence[int] = (1, 2),
         groups: int = 1,
     ) -> Mix:
         """CutMix's draw from its box: lambda is the area left.
@@ -92,15 +108,16 @@ class Mix:
         Args:
           partner: int `[batch]`.
           box: int `[4]` or `[batch, 4]`, `(y1, x1, y2, x2)` in pixels, end exclusive, inside the image.
-          image_size: `(height, width)` in pixels.
-          spatial_axes: the axes of height and width.
+          image_size: `(height, width)` in pixels; one number for each of the `spatial_axes`.
+          spatial_axes: the axes of height and width, or one to three others.
           groups: as the attribute.
 
         Returns:
           A `Mix`, `lam` float32 `[batch]`, or with x64 float64.
 
         Raises:
-          ValueError: the box is not whole pixels inside the image, or `image_size` is not two numbers.
+          ValueError: the box is not whole pixels inside the image, or `image_size` is not as many numbers as there are
+            axes.
 
         Source: CutMix, arXiv:1905.04899, equation 1.
 
@@ -108,28 +125,31 @@ class Mix:
         >>> jax_mix.Mix.from_box(jnp.array([1, 0]), jnp.array([0, 0, 16, 16]), (32, 32)).lam
         Array([0.75, 0.75], dtype=float32)
         """
-        image_size = two_ints("image_size", image_size, "(height, width)")
-        check_box_form(box, partner)
-        lam = _sampling.area_left(jnp.asarray(box), *image_size)
+        axes = check_axes(spatial_axes)
+        size = ints("image_size", image_size, len(axes), SIDES[len(axes)])
+        check_box_form(box, partner, len(axes))
+        lam = _sampling.area_left(jnp.asarray(box), size)
         lam = jnp.broadcast_to(lam, np.shape(partner))
-        mix = cls(lam, partner, box, image_size=image_size, spatial_axes=spatial_axes, groups=groups)
-        mix._check_box(image_size)
+        mix = cls(lam, partner, box, image_size=size, spatial_axes=axes, groups=groups)
+        mix._check_box(size)
         return mix
 
-    def blend(self, x: PyTree[ArrayLike]) -> PyTree[Array]:
+    def blend(self, x: Any, *, other: Any = None) -> Any:
         """Mix arrays, inputs or hidden states, with their partners; wherever `layer` is.
 
         Args:
-          x: float or complex arrays, batch first, in any pytree. With a box, each has the two `spatial_axes`, and
-            any type: pixels are pasted, so that integer images and masks are too.
+          x: float or complex arrays, batch first, in any pytree. With a box, each has the `spatial_axes`, and any type
+            if nothing but the box is mixed: pixels are pasted, so that integer images and masks are too.
+          other: as `x`, a second batch to take the partners from, in place of `x` itself: of a loader of its own, or
+            for a second draw, the batch before the first one.
 
         Returns:
           The same tree, shapes and dtypes. bfloat16 and float16 are blended in float32. A sample of weight 1 is as it
           was, one of weight 0 is its partner, also where the other is infinite or nan.
 
         Raises:
-          TypeError: an array is not of a floating type, and there is no box; or it is no array of JAX or NumPy.
-          ValueError: the batch is not this draw's, or the box does not fit the image.
+          TypeError: an array is not of a floating type, and is not pasted alone; or it is no array of JAX or NumPy.
+          ValueError: the batch is not this draw's, or the box does not fit the image; `other` is not as `x` is.
 
         >>> import jax.numpy as jnp, jax_mix
         >>> mix = jax_mix.Mix(lam=0.75, partner=jnp.array([1, 0]), box=jnp.array([0, 0, 1, 2]))
@@ -137,25 +157,31 @@ class Mix:
         Array([[1., 1., 0., 0.],
                [0., 0., 0., 0.]], dtype=float32)
         """
-        self._check_batch(x, "x")
+        other = self._check_pair(x, other, "x")
         if self.box is not None:
-            return jax.tree.map(self._paste, x)
+            if self.outside is not None:
+                check_blendable(x)
+            return jax.tree.map(self._paste, x, other)
         check_blendable(x)
-        return jax.tree.map(self._lerp, x)
+        return jax.tree.map(self._lerp_values, x, other)
 
-    def targets(self, y: PyTree[ArrayLike]) -> PyTree[Array]:
-        """Mix targets: `lam * y + (1 - lam) * y[partner]`, also where the inputs were pasted.
+    def targets(self, y: Any, *, dense: bool | Sequence[int] | None = None, other: Any = None) -> Any:
+        """Mix targets: `lam * y + (1 - lam) * y[partner]`, also where the inputs were pasted; or paste dense ones.
 
         Args:
           y: float arrays, batch first, in any pytree: one-hot or soft labels, several labels a sample,
             regression targets.
+          dense: with a box, whether targets that have the images' spatial axes, such as masks and depths, are mixed as
+            the images are, pixel by pixel (True, or those axes of theirs, if they are others), or by `lam` as a whole
+            (False). None refuses them. Pasted ones may be of any dtype.
+          other: as `y`, the targets of a second batch that partners are taken from.
 
         Returns:
           The same tree, shapes and dtypes.
 
         Raises:
           TypeError: `y` is integer or strings: make it one-hot, or use `mixed_loss`.
-          ValueError: the batch is not this draw's.
+          ValueError: the batch is not this draw's; `y` has the images' spatial axes and `dense` says nothing.
 
         >>> import jax, jax.numpy as jnp, jax_mix
         >>> mix = jax_mix.Mix(lam=0.75, partner=jnp.array([1, 0]))
@@ -163,9 +189,16 @@ class Mix:
         Array([[0.75, 0.  , 0.25],
                [0.25, 0.  , 0.75]], dtype=float32)
         """
-        self._check_batch(y, "y")
-        check_targets(y)
-        return jax.tree.map(self._lerp, y)
+        other = self._check_pair(y, other, "y")
+        axes = dense_axes(self, y, dense, "y")
+
+        def mixed(y: ArrayLike, other: ArrayLike, axes: tuple[int, ...] | None) -> Array:
+            if axes is None or self.outside is not None:
+                check_targets(y)
+            return self._lerp(y, other, self.lam) if axes is None else self._paste(y, other, axes)
+
+        leaves = map(mixed, jax.tree.leaves(y), jax.tree.leaves(other), axes)
+        return jax.tree.unflatten(jax.tree.structure(y), leaves)
 
     def losses(self, own: ArrayLike, partners: ArrayLike) -> Array:
         """Weigh per-example losses against the sample's own label and against its partner's.
@@ -206,7 +239,7 @@ class Mix:
             raise ValueError("layer_name is not known inside jit: return the Mix and read it outside.")
         return self.layers[int(self.layer)]
 
-    def take_partners(self, x: PyTree[ArrayLike]) -> PyTree[Array]:
+    def take_partners(self, x: Any) -> Any:
         """Each sample's partner, `x[partner]`, in any pytree of arrays, of any dtype.
 
         Raises:
@@ -227,35 +260,74 @@ class Mix:
             return x.at[partner].get(out_sharding=sharding)
         return take_in_groups(x, partner, self.groups, sharding)
 
-    def _lerp(self, x: ArrayLike) -> Array:
-        x = jnp.asarray(x)
-        return _lerp(x, self._take(x), self.lam)
+    def _lerp(self, x: ArrayLike, other: ArrayLike, weight: ArrayLike) -> Array:
+        return _lerp(jnp.asarray(x), self._take(other), weight)
 
-    def _paste(self, x: ArrayLike) -> Array:
+    def _lerp_values(self, x: ArrayLike, other: ArrayLike) -> Array:
+        return self._lerp(x, other, self.lam if self.outside is None else self.outside)
+
+    def _paste(self, x: ArrayLike, other: ArrayLike, axes: tuple[int, ...] | None = None) -> Array:
         x = jnp.asarray(x)
-        rows, columns = self.spatial_axes
-        check_spatial("x of shape", x.shape, (rows, columns))
-        size = x.shape[rows], x.shape[columns]
+        mask = jnp.broadcast_to(self._mask(x.shape, axes), x.shape, out_sharding=explicit_sharding(x))
+        partners = self._take(other)
+        return jnp.where(mask, partners, x if self.outside is None else _lerp(x, partners, self.outside))
+
+    def _mask(self, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Array:
+        """Whether each pixel of an array of this shape is inside of its box, with 1 for every other axis."""
+        axes = self.spatial_axes if axes is None else axes
+        check_spatial("x of shape", shape, axes)
+        size = tuple(shape[axis] for axis in axes)
         self._check_box(size)
-        y1, x1, y2, x2 = jnp.moveaxis(per_sample(jnp.asarray(self.box), x.shape[0], 1), -1, 0)
-        inside_rows = _inside(y1, y2, size[0])
-        inside_columns = _inside(x1, x2, size[1])
-        mask = inside_rows[:, :, None] & inside_columns[:, None, :]
-        if rows > columns:
-            mask = jnp.swapaxes(mask, 1, 2)
-        mask = jnp.expand_dims(mask, tuple(a for a in range(1, x.ndim) if a not in (rows, columns)))
-        mask = jnp.broadcast_to(mask, x.shape, out_sharding=explicit_sharding(x))
-        return jnp.where(mask, self._take(x), x)
+        starts, ends = self._starts_and_ends(shape[0])
+        return of_axes(map(_inside, starts, ends, size), axes, len(shape), operator.and_)
 
-    def _check_box(self, size: tuple[int, int]) -> None:
-        check_box_form(self.box, self.partner)
+    def _starts_and_ends(self, n: int) -> tuple[list[Array], list[Array]]:
+        corners = list(jnp.moveaxis(per_sample(jnp.asarray(self.box), n, 1), -1, 0))
+        return corners[: len(corners) // 2], corners[len(corners) // 2 :]
+
+    def _blend_at(self, layer: str, x: Any) -> Any:
+        """`blend` at this layer, where the box may not cut, or may have to be scaled."""
+        if self.box is None:
+            return self.blend(x)
+        if self.box_layers is not None and layer not in self.box_layers:
+            return dataclasses.replace(self, box=None).blend(x)
+        if layer == INPUT or self.image_size is None:
+            return self.blend(x)
+        self._check_pair(x, None, "x")
+        check_blendable(x)
+        return jax.tree.map(self._paste_scaled, x)
+
+    def _paste_scaled(self, x: ArrayLike) -> Array:
+        x, axes = jnp.asarray(x), self.spatial_axes
+        check_spatial("a hidden state of shape", x.shape, axes)
+        assert self.image_size is not None
+        self._check_box(self.image_size)
+        size = [x.shape[axis] for axis in axes]
+        covered = of_axes(
+            map(_covered, *self._starts_and_ends(x.shape[0]), size, self.image_size), axes, x.ndim, operator.mul
+        )
+        weight = 1 - covered
+        if self.outside is not None:
+            weight = weight * column(jnp.asarray(self.outside, jnp.float32), weight)
+        return self._lerp(x, x, jnp.broadcast_to(weight, x.shape, out_sharding=explicit_sharding(x)))
+
+    def _check_box(self, size: tuple[int, ...]) -> None:
+        check_box_form(self.box, self.partner, len(self.spatial_axes))
         if self.image_size is not None and tuple(self.image_size) != size:
             raise ValueError(f"the box was drawn for images of {self.image_size} pixels, got x of {size} pixels.")
         if is_concrete(self.box):
-            y1, x1, y2, x2 = np.moveaxis(np.asarray(self.box), -1, 0)
-            if np.any((y1 < 0) | (x1 < 0) | (y2 > size[0]) | (x2 > size[1]) | (y1 > y2) | (x1 > x2)):
-                box = np.asarray(self.box).tolist()
-                raise ValueError(f"box must be (y1, x1, y2, x2) inside the image of {size} pixels, got {box}.")
+            starts, ends = np.split(np.asarray(self.box), 2, axis=-1)
+            if np.any((starts < 0) | (ends > np.array(size)) | (starts > ends)):
+                box, corners = np.asarray(self.box).tolist(), CORNERS[len(size)]
+                raise ValueError(f"box must be {corners} inside the image of {size} pixels, got {box}.")
+
+    def _check_pair(self, x: Any, other: Any, what: str) -> Any:
+        """`other`, that partners are taken from, or `x` where there is none; both are checked."""
+        self._check_batch(x, what)
+        if other is None:
+            return x
+        check_like(x, other)
+        return other
 
     def _check_batch(self, tree: Any, what: str) -> None:
         check_arrays(self.lam, "lam")
@@ -277,8 +349,15 @@ class Mix:
                 raise ValueError(
                     f"partner must be of the same of {self.groups} groups of {size}, got {shown(partner.tolist())}."
                 )
-        if is_concrete(self.lam) and not np.all((np.asarray(self.lam) >= 0) & (np.asarray(self.lam) <= 1)):
-            raise ValueError(f"lam must be from 0 to 1, got {shown(np.asarray(self.lam).tolist())}.")
+        if self.outside is not None:
+            check_arrays(self.outside, "outside")
+            if np.shape(self.outside) not in ((), np.shape(self.partner)):
+                raise ValueError(f"outside must be one float a sample, [{n}], got shape {np.shape(self.outside)}.")
+        for name, value in (("lam", self.lam), ("outside", self.outside)):
+            if value is None or not is_concrete(value):
+                continue
+            if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
+                raise ValueError(f"{name} must be from 0 to 1, got {shown(np.asarray(value).tolist())}.")
         if len(set(self.layers)) < len(self.layers):
             raise ValueError(f"layers must be different names, got {self.layers}.")
         if not isinstance(self.layer, str) and is_concrete(self.layer):
@@ -295,65 +374,22 @@ class Mix:
             for name, value in (
                 ("lam", self.lam),
                 ("partner", self.partner),
+                ("outside", self.outside),
                 ("box", self.box),
                 ("layer", None if static_layer is not None else self.layer),
             )
         )
-        return children, (static_layer, self.layers, self.image_size, self.spatial_axes, self.groups)
+        static = (self.layers, self.image_size, self.spatial_axes, self.groups, self.box_layers)
+        return children, (static_layer, *static)
 
     @classmethod
     def tree_unflatten(cls, static: Any, children: Any) -> Mix:
-        lam, partner, box, layer = children
-        return cls(lam, partner, box, layer if static[0] is None else static[0], *static[1:])
-
-
-def mixed_loss(
-    loss_fn: Callable[[Any, Any], Array], logits: PyTree[ArrayLike], labels: PyTree[ArrayLike], mix: Mix | None
-) -> Float[Array, "batch ..."]:
-    """The per-example loss of a mixed batch: `lam * loss(logits, y) + (1 - lam) * loss(logits, y[partner])`.
-
-    Works for any loss, class numbers included. For losses linear in the targets, as cross-entropy is, it equals
-    the loss against `mix.targets(one_hot)`.
-
-    Args:
-      loss_fn: takes `logits` and labels, returns one loss per example, `[batch, ...]`, as optax's losses do.
-      logits: what the model put out, `[batch, ...]`.
-      labels: `[batch, ...]` in any pytree, as `loss_fn` takes them, not mixed.
-      mix: the batch's draw, or None for a batch that was not mixed.
-
-    Returns:
-      `[batch, ...]`, unreduced: the caller takes the mean. Where a label's weight is 0, `loss_fn` gets the other in its
-      place: a loss that is infinite for it makes neither the sum nor a gradient infinite or nan.
-
-    Raises:
-      TypeError: `mix` is not a `Mix`, or `loss_fn` does not return floats.
-      ValueError: `loss_fn` does not return one loss per example, or the batch is not this draw's.
-
-    Source: mixup's `mixup_criterion`; fastai's `MixHandler.lf`.
-
-    >>> import jax.numpy as jnp, optax, jax_mix
-    >>> xent = optax.softmax_cross_entropy_with_integer_labels
-    >>> mix = jax_mix.Mix(lam=0.75, partner=jnp.array([1, 0]))
-    >>> jax_mix.mixed_loss(xent, jnp.array([[0.0, 0.0], [0.0, 0.0]]), jnp.array([0, 1]), mix).round(4)
-    Array([0.6931, 0.6931], dtype=float32)
-    """
-    if mix is None:
-        return loss_fn(logits, labels)
-    check_mix(mix)
-    check_no_torch(logits, "logits")
-    mix._check_batch(labels, "labels")
-    labels = jax.tree.map(jnp.asarray, labels)
-    partners = jax.tree.map(mix._take, labels)
-    own = jax.tree.map(lambda own, other: jnp.where(column(mix.lam, own) > 0, own, other), labels, partners)
-    others = jax.tree.map(lambda own, other: jnp.where(column(mix.lam, own) < 1, other, own), labels, partners)
-    return mix.losses(loss_fn(logits, own), loss_fn(logits, others))
+        lam, partner, outside, box, layer = children
+        named, layers, image_size, spatial_axes, groups, box_layers = static
+        layer = layer if named is None else named
+        return cls(lam, partner, box, layer, layers, image_size, spatial_axes, groups, outside, box_layers)
 
 
 def check_mix(mix: Any) -> None:
     if not isinstance(mix, Mix):
         raise TypeError(f"mix must be a jax_mix.Mix, as method.sample returns, got {type(mix).__name__}.")
-
-
-def _inside(start: Int[Array, " batch"], stop: Int[Array, " batch"], length: int) -> Array:
-    pixel = jnp.arange(length, dtype=jnp.int32)[None, :]
-    return (pixel >= start[:, None]) & (pixel < stop[:, None])

@@ -5,16 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 if TYPE_CHECKING:
-    from jaxtyping import Array
+    from jax import Array
+    from jax.typing import ArrayLike
 
 
 def explicit_sharding(x: Array) -> NamedSharding | None:
     """The sharding of `x` if its mesh has Explicit axes, where indexing and selecting must be told; else None."""
     sharding = jax.typeof(x).sharding
     return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def replicated(value: ArrayLike) -> Array:
+    """`value` whole on every device, where its mesh has Explicit axes: it can be indexed and sorted there."""
+    value = jnp.asarray(value)
+    sharding = explicit_sharding(value)
+    return jax.sharding.reshard(value, of_mesh(sharding)) if sharding else value
 
 
 def of_mesh(sharding: NamedSharding, *axes: Any) -> NamedSharding:

@@ -150,7 +150,8 @@ class Recipe:
         """The method in a step, int `[]`: alpha goes to `alpha_end` along half a cosine, fastai's `SchedCos`."""
         if self.method is None or self.alpha_end is None:
             return self.method
-        start, done = self.method.alpha, jnp.asarray(step, jnp.float32) / self.steps
+        start: Any = self.method.alpha
+        done = jnp.asarray(step, jnp.float32) / self.steps
         return dataclasses.replace(
             self.method, alpha=start + (1 - jnp.cos(jnp.pi * done)) / 2 * (self.alpha_end - start)
         )

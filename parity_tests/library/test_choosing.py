@@ -281,7 +281,7 @@ def test_explain_is_a_table_of_what_mixing_there_is_and_what_is_chosen():
     table = jax_mix.ManifoldMixup(1.0).explain(TwoWays(), X)
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["input"] == ("", "float32[2, 4]", "exact", "yes")
-    assert rows["stem"] == ("Linear", "float32[2, 4]", "the same as at 'input'", "")
+    assert rows["stem"] == ("Linear", "float32[2, 4]", "the same as at the input", "")
     assert rows["left"][2:] == ("not exact: the batch also goes through 'right'", "")
     assert rows["after"][2:] == ("exact", "yes: a layer between")
     assert rows["aside"][2:] == ("not exact: it does not reach the model's output", "")

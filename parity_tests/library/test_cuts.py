@@ -80,7 +80,7 @@ def test_a_layer_is_a_cut_just_if_the_output_at_lam_0_is_the_partners(kind):
             continue
         assert not layer.around, layer
         assert_same(got, partners)
-        if layer.same_as not in ("", "output"):  # after an output that is no logits, weights decide and not values
+        if layer.same_as not in ("", "<output>"):  # after an output that is no logits, weights decide and not values
             half = at(name[layer.name], 0.5)
             if layer.same_as not in halves:
                 halves[layer.same_as] = at(name.get(layer.same_as, layer.same_as), 0.5)

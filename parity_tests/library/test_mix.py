@@ -177,7 +177,7 @@ def test_a_batch_split_over_devices(kind, groups, axis_type):
     mix = method.sample(jax.random.key(0), x.shape)
     want, partners, losses = mix.blend(x), mix.take_partners(y), mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0])
     np.testing.assert_array_equal(partners, y[mix.partner])
-    mixed = jax_mix.mixed_loss(optax.squared_error, x[..., 0], x[..., 0] + 1, mix)
+    mixed = jax_mix.mixed_loss(optax.squared_error, x[..., 0], x[..., 0] + 1, mix, dense=False)
     with jax.set_mesh(mesh):
         sharding = NamedSharding(mesh, PartitionSpec("batch"))
         placed, labels = jax.device_put(x, sharding), jax.device_put(y, sharding)
@@ -186,7 +186,7 @@ def test_a_batch_split_over_devices(kind, groups, axis_type):
                 mix.blend(x),
                 mix.take_partners(y),
                 mix.losses(x[:, 0, 0, 0], x[:, 1, 1, 0]),
-                jax_mix.mixed_loss(optax.squared_error, x[..., 0], x[..., 0] + 1, mix),
+                jax_mix.mixed_loss(optax.squared_error, x[..., 0], x[..., 0] + 1, mix, dense=False),
             )
         )
         got, got_partners, got_losses, got_mixed = apply(mix, placed, labels)

@@ -37,7 +37,7 @@ def boxes_at(centre, lam, height, width, how="fastai", transform=lambda f: f):
     """jax_mix's boxes for given centres (row, column): the only random thing in them."""
     row_column = [jnp.asarray(at, jnp.int32) for at in centre]
     with mock.patch("jax.random.randint", side_effect=row_column):
-        return transform(lambda lam: _sampling.boxes(jax.random.key(0), lam, height, width, how))(jnp.asarray(lam))
+        return transform(lambda lam: _sampling.boxes(jax.random.key(0), lam, (height, width), how))(jnp.asarray(lam))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -118,7 +118,7 @@ def test_lambda_of_every_area_equals_fastai_bit_for_bit(size, transform):
     area = np.arange(whole + 1)
     boxes = np.stack([0 * area, 0 * area, area, 0 * area + 1], axis=-1).astype(np.int32)
     theirs = 1 - torch.tensor(area) / float(whole)  # as in fastai's `before_batch`
-    assert_close(transform(lambda box: _sampling.area_left(box, *size))(jnp.asarray(boxes)), theirs, "cutmix lambda")
+    assert_close(transform(lambda box: _sampling.area_left(box, size))(jnp.asarray(boxes)), theirs, "cutmix lambda")
 
 
 @pytest.mark.parametrize("wrong", ["box off by one", "rows as columns", "another partner", "partner's weight"])

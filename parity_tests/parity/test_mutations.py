@@ -60,13 +60,13 @@ MUTATIONS = {
     "the permutation the other way round": (_mix.Mix, "_take", lambda self, x: jnp.asarray(x)[jnp.argsort(jnp.asarray(self.partner))], [a_mixup_batch, a_loss]),
     "lambda a hundred-thousandth off": (_mix, "_lerp", lambda own, other, lam: lerp(own, other, jnp.asarray(lam) * (1 - 1e-5)), [a_mixup_batch]),
     "the box's end inside it": (_mix, "_inside", lambda start, stop, length: inside(start, stop + 1, length), [a_cutmix_batch]),
-    "the area of a taller image": (_sampling, "area_left", lambda box, h, w: area_left(box, h + 1, w), [a_cutmix_batch]),
+    "the area of a taller image": (_sampling, "area_left", lambda box, size: area_left(box, (size[0] + 1, size[1])), [a_cutmix_batch]),
     "an unfolded lambda": (_sampling, "lambdas", lambda *a, fold, **k: lambdas(*a, fold=False, **k), [injected("mixup"), injected("manifold")]),
     "a folded lambda": (_sampling, "lambdas", lambda *a, fold, **k: lambdas(*a, fold=True, **k), [test_sampling.test_what_surprises_people_about_cutmix]),
     "a box off by one": (_sampling, "boxes", lambda *a: boxes(*a).at[..., 3].add(1), [the_boxes]),
     "rows for columns": (_sampling, "boxes", lambda *a: boxes(*a)[..., jnp.array([1, 0, 3, 2])], [the_boxes]),
-    "a box rounded down": (_sampling, "boxes", lambda key, lam, h, w, how: boxes(key, lam, h, w, "paper"), [the_boxes]),
-    "Beta's lambda for the area's": (_sampling, "area_left", lambda box, h, w: area_left(box, h, w) * 0.999, [a_cutmix_batch]),
+    "a box rounded down": (_sampling, "boxes", lambda key, lam, size, how: boxes(key, lam, size, "paper"), [the_boxes]),
+    "Beta's lambda for the area's": (_sampling, "area_left", lambda box, size: area_left(box, size) * 0.999, [a_cutmix_batch]),
     "momentum kept at 0.9": (optimizers, "one_cycle", lambda steps, start, peak, end: optimizers.optax.constant_schedule(peak), [the_optimizer]),
 }  # fmt: skip
 
