@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_mix import _checks, _sampling
-from jax_mix._methods import ManifoldMixup, Method, Per, as_layers, at_layer, batch, draws, kept, layer_names, static
+from jax_mix._methods import ManifoldMixup, Method, Per, batch, draws, kept, static
 from jax_mix._mix import Mix
+from jax_mix._places import as_layers, at_layer, layer_names
 
 if TYPE_CHECKING:
     from jax import Array

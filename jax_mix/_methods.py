@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
@@ -16,6 +16,7 @@ from jax_mix._choosing import choose
 from jax_mix._explain import Explanation, explain
 from jax_mix._layers import find_layers
 from jax_mix._mix import INPUT, OUTPUT, Mix
+from jax_mix._places import as_layers, at_layer, layer_names
 from jax_mix._sharding import replicated
 
 if TYPE_CHECKING:
@@ -376,34 +377,6 @@ class ManifoldMixup(Method):
     def places(self) -> tuple[str, ...]:
         """The names of where a batch may be mixed: of layers, and "input"."""
         return layer_names(self.layers, use_input=self.use_input)
-
-
-def as_layers(layers: Any) -> tuple[Any, ...]:
-    """What a user names, as a tuple of dotted paths and types, each once."""
-    several = isinstance(layers, Iterable) and not isinstance(layers, (str, type))
-    layers = tuple(layers) if several else (layers,)
-    for layer in layers:
-        if not isinstance(layer, (str, type)):
-            raise ValueError(f"layers must be paths, globs or module types, got {_checks.shown(layer)}.")
-    return tuple(dict.fromkeys(l.replace("/", ".") if isinstance(l, str) else l for l in layers))  # Linen's a/b
-
-
-def layer_names(layers: tuple[Any, ...] | None, *, use_input: bool) -> tuple[str, ...]:
-    """The names that a draw's layer counts."""
-    if layers is None or any(isinstance(l, type) or set("*?") & set(l) for l in layers):
-        raise ValueError(f"layers={layers!r} must be looked up in the model first: method = method.bind(model, image).")
-    return ((INPUT,) if use_input else ()) + tuple(l for l in layers if l != INPUT)
-
-
-def at_layer(mix: Mix, key: Array, names: tuple[str, ...], layer: str | None, probabilities: Any) -> Mix:
-    """The draw at the layer that is asked for, or at one that is drawn."""
-    if probabilities is not None:
-        _checks.check_probabilities("layer_probabilities", probabilities, names)
-    if layer is None:
-        return dataclasses.replace(mix, layer=_sampling.choices(key, len(names), (), probabilities), layers=names)
-    if layer not in names:
-        raise ValueError(f"layer is {layer!r}: {_checks.suggest(str(layer), names)}")
-    return dataclasses.replace(mix, layer=layer, layers=names)
 
 
 def batch(shape: Sequence[int]) -> int:
