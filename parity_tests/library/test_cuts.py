@@ -20,7 +20,7 @@ from parity_tests.tolerances import assert_close
 
 N = len(PARTNER)
 DIFFERENT = 1e-4  # of the largest output; what is equal differs by less than a millionth
-KINDS = [pytest.param(kind, id=kind.name) for kind in ZOO if "unseen" not in kind.options]
+KINDS = [pytest.param(kind, id=kind.name) for kind in ZOO]
 
 
 def compiled(call, names):
@@ -99,3 +99,57 @@ def test_the_choice_is_the_owners(kind):
         return
     chosen = {name.partition("[")[0] for name in method.bind(model, *args, variables=variables, **kwargs).layers}
     assert kind.owner <= chosen <= kind.owner | kind.options["also"]
+
+
+class Mapped(nnx.Module):
+    """Maps itself over the samples: its layers put out the features of one, here as many as the batch has rows."""
+
+    def __init__(self, width):
+        self.a, self.b, self.head = (
+            nnx.Linear(*sizes, rngs=nnx.Rngs(0)) for sizes in ((6, width), (width, width), (width, 3))
+        )
+
+    def __call__(self, x):
+        return jax.vmap(lambda x: self.head(nnx.relu(self.b(nnx.relu(self.a(x))))))(x)
+
+
+class Dispatched(nnx.Module):
+    """As many experts as the batch has rows, each with its share of all tokens."""
+
+    def __init__(self, experts):
+        self.stem, self.expert, self.head = (nnx.Linear(*sizes, rngs=nnx.Rngs(0)) for sizes in ((6, 5), (5, 5), (5, 3)))
+        self.experts = experts
+
+    def __call__(self, x):
+        tokens = nnx.relu(self.stem(x)).reshape(-1, 5)
+        share = jnp.ones((len(tokens), self.experts, 1 + len(tokens) // self.experts))
+        y = nnx.relu(self.expert(jnp.einsum("td,tec->ecd", tokens, share)))
+        return self.head(jnp.einsum("ecd,tec->td", y, share).reshape(len(x), -1, 5).mean(1))
+
+
+@pytest.mark.parametrize(("model", "shape", "names"), [(Mapped, (6,), ["a", "b"]), (Dispatched, (3, 6), ["expert"])])
+def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_none(model, shape, names):
+    """Blended along it, one sample's features would be: the flow alone cannot tell, a longer batch does."""
+    layers = {l.name: l for l in jax_mix.list_layers(model(N), jax.ShapeDtypeStruct((N, *shape), jnp.float32))}
+    for name in names:
+        assert layers[name].output.shape[0] == N
+        assert not layers[name].batch
+        assert not layers[name].cut
+
+
+class Tokens(nnx.Module):
+    """Each token's logits are a row of their own; hidden states beside them."""
+
+    def __init__(self):
+        self.stem, self.hidden, self.head = (nnx.Linear(6, 6, rngs=nnx.Rngs(0)) for _ in range(3))
+
+    def __call__(self, x):
+        x = nnx.relu(self.stem(x))
+        return self.head(nnx.relu(self.hidden(x))).reshape(-1, 6), x, x.sum()
+
+
+def test_an_output_counts_if_it_grows_with_the_batch():
+    layers = {l.name: l for l in jax_mix.list_layers(Tokens(), jax.ShapeDtypeStruct((N, 3, 6), jnp.float32))}
+    assert [name for name, layer in layers.items() if layer.cut] == ["stem"]
+    assert layers["hidden"].around == "from 'stem' to the output"
+    assert layers["stem"].same_as == "input"  # and not the output, on which the logits' weights still act
