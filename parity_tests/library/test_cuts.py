@@ -153,3 +153,69 @@ def test_an_output_counts_if_it_grows_with_the_batch():
     assert [name for name, layer in layers.items() if layer.cut] == ["stem"]
     assert layers["hidden"].around == "from 'stem' to the output"
     assert layers["stem"].same_as == "input"  # and not the output, on which the logits' weights still act
+
+
+class Chosen(nnx.Module):
+    """What is done with the hidden states depends on the input, by a condition or by how often a loop runs."""
+
+    def __init__(self, how):
+        self.hidden, self.head, self.how = nnx.Linear(6, 6, rngs=nnx.Rngs(0)), nnx.Linear(6, 2, rngs=nnx.Rngs(1)), how
+
+    def __call__(self, x):
+        y = nnx.relu(self.hidden(nnx.relu(x)))
+        if self.how == "cond":
+            y = jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, y)
+        elif self.how == "while":
+            y = jax.lax.while_loop(lambda c: c[0] < x.sum(), lambda c: (c[0] + 1, jnp.sin(c[1])), (0.0, y))[1]
+        else:
+            y = y[jnp.argsort(x[:, 0])] if self.how == "index" else y
+        return self.head(nnx.relu(y))
+
+
+@pytest.mark.parametrize("how", ["cond", "while", "index"])
+def test_a_choice_is_a_way_around(how):
+    x = jax.ShapeDtypeStruct((N, 6), jnp.float32)
+    cut = {l.name: l.cut for l in jax_mix.list_layers(Chosen(how), x)}
+    assert cut == {"hidden": False, "head": True}
+    assert all(l.cut for l in jax_mix.list_layers(Chosen(""), x))
+
+
+class Forms(nnx.Module):
+    """Three layers, with an operation between each two."""
+
+    def __init__(self, operation):
+        self.a, self.b, self.c = (nnx.Linear(6, 6, rngs=nnx.Rngs(i)) for i in range(3))
+        self.operation, self.weight = operation, nnx.Param(jnp.ones(6))
+
+    def __call__(self, x):
+        x = self.b(self.operation(self.a(nnx.relu(x)), self.weight[...][None]))
+        return self.c(nnx.relu(self.operation(x, self.weight[...][None])))
+
+
+AFFINE = {
+    "times a weight": lambda x, w: x * w,
+    "over a weight": lambda x, w: x / w,
+    "bfloat16": lambda x, w: x.astype(jnp.bfloat16).astype(x.dtype),
+    "a mask that is given": lambda x, w: jnp.where(w > 0, x, 0),
+    "an FFT": lambda x, w: jnp.fft.fft(x).real,
+    "a running sum": lambda x, w: jnp.cumsum(x, 1),
+    "a scan": lambda x, w: jax.lax.scan(lambda c, _: (c + w * x, None), x, length=2)[0],
+}
+BENT = {
+    "times itself": lambda x, w: x * x,
+    "under a weight": lambda x, w: w / (2 + x),
+    "whole numbers": lambda x, w: x.astype(jnp.int32).astype(x.dtype),
+    "a mask of its own": lambda x, w: jnp.where(x > 0, x, w),
+    "its own order": lambda x, w: jnp.take_along_axis(x, jnp.argsort(x[:, ::-1]), 1),
+    "the largest": lambda x, w: jax.lax.cummax(x, 1),
+    "a scan": lambda x, w: jax.lax.scan(lambda c, _: (c * x, None), x, length=2)[0],
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "affine"),
+    [pytest.param(f, kind is AFFINE, id=name) for kind in (AFFINE, BENT) for name, f in kind.items()],
+)
+def test_what_is_affine_is_the_same_again(operation, affine):
+    layers = {l.name: l for l in jax_mix.list_layers(Forms(operation), jax.ShapeDtypeStruct((N, 6), jnp.float32))}
+    assert [layers[name].same_as for name in "abc"] == ["", "a" if affine else "", "output"]
