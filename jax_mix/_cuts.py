@@ -174,6 +174,7 @@ class Flows:
             for s in self._sources
         ]
         self._blocked = blocked
+        self._called: set[tuple[int, int]] = set()  # (number, leaf) of layers that have run
         return self._walk(self._program.jaxpr, inputs, None, 0)
 
     def _walk(self, jaxpr: Jaxpr, inputs: Sequence[Flow], at: tuple[int, int] | None, loops: int) -> list[Flow]:
@@ -186,6 +187,12 @@ class Flows:
 
         for equation in jaxpr.eqns:
             operands = [read(v) for v in equation.invars]
+            written = [v for v in equation.invars if "Ref" in type(getattr(v, "aval", None)).__name__]
+            if written:  # a reference holds what may be written to it, here or in a program within
+                operands = [
+                    _bent(_union(operands)) if v in written else o
+                    for v, o in zip(equation.invars, operands, strict=True)
+                ]
             kind, params = equation.primitive.name, equation.params
             if kind == "name" and str(params["name"]).startswith(_MARK + ":"):
                 results = [self._passed(str(params["name"]), operands[0], at, loops)]
@@ -194,16 +201,12 @@ class Flows:
             elif kind == "while":
                 results = self._while(params, operands, at, loops)
             elif kind == "cond":
-                branches = [self._walk(b.jaxpr, operands[1:], at, loops) for b in params["branches"]]
-                chosen = _bent(operands[0])
-                results = [_union([chosen, *outs]) for outs in zip(*branches, strict=True)]
+                results = self._cond(params, operands, at, loops)
             elif kind in _CALLS and (inner := _inner(params)) and len(inner[0].invars) == len(operands):
                 results = self._walk(inner[0], operands, at, loops)
             else:
                 results = [self._operation(equation, operands)] * len(equation.outvars)
-                for v in equation.invars:  # a reference that is written to holds what was written
-                    if "Ref" in type(getattr(v, "aval", None)).__name__:
-                        env[v] = results[0] if results else _bent(_union(operands))
+            env.update(dict.fromkeys(written, _bent(_union([*operands, *results]))))
             env.update(zip(equation.outvars, results, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
@@ -223,18 +226,31 @@ class Flows:
         else:
             self.in_loops.add(path)
             return flow
-        if any(int(leaf) in self.at.get(number, {}) for number in numbers):
+        if any((number, int(leaf)) in self._called for number in numbers):
             return flow  # called again, it is not mixed
         own = functools.reduce(operator.or_, (1 << n for n in numbers))
         on = flow.on if self._blocked not in numbers else 0
         flow = Flow(flow.around & ~(through * self._repeated), on | own, flow.bent & ~own, flow.weighed & ~own)
         for number in numbers:
-            self.at.setdefault(number, {})[int(leaf)] = flow
+            self._called.add((number, int(leaf)))
+            leaves = self.at.setdefault(number, {})
+            leaves[int(leaf)] = _union([flow, leaves.get(int(leaf), Flow())])
         return flow
+
+    def _cond(self, params: Any, operands: list[Flow], at: Any, loops: int) -> list[Flow]:
+        """A layer's first call may be in each of the branches, of which one runs."""
+        called, outs, either = self._called, [], set()
+        for branch in params["branches"]:
+            self._called = set(called)
+            outs.append(self._walk(branch.jaxpr, operands[1:], at, loops))
+            either |= self._called
+        self._called = either
+        chosen = _bent(operands[0])
+        return [_union([chosen, *each]) for each in zip(*outs, strict=True)]
 
     def _scan(self, params: Any, operands: list[Flow], at: Any, loops: int) -> list[Flow]:
         body = params["jaxpr"].jaxpr
-        consts, carries, length = params["num_consts"], params["num_carry"], params["length"]
+        consts, carries, length = *_counts(params), params["length"]
         carry, xs = operands[consts : consts + carries], operands[consts + carries :]
         ys = [Flow()] * (len(body.outvars) - carries)
         if loops == 0 and any(self._stacked[path] == length for path in _marked(body)):
@@ -292,6 +308,13 @@ def _union(flows: Iterable[Flow]) -> Flow:
 def _bent(flow: Flow) -> Flow:
     """What depends on `flow` by a choice: never affinely."""
     return flow._replace(bent=flow.bent | flow.on)
+
+
+def _counts(params: dict[str, Any]) -> list[int]:
+    """How many of a scan's operands are the same at each step, and how many are carried from one to the next."""
+    if "ft_in" in params:  # since jax 0.12
+        return [len(list(part)) for part in params["ft_in"].unpack()[:2]]
+    return [params["num_consts"], params["num_carry"]]
 
 
 def _inner(params: dict[str, Any]) -> list[Jaxpr]:

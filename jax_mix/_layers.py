@@ -138,10 +138,8 @@ def find_layers(call: Call) -> Found:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the model is really run
         program, outputs, trace = program_of(trace, arrays, hook, restart=found.clear)
-        fixed = _no_batch_axis(trace, arrays, batched, found, n)
+        fixed, counts = _on_a_longer_batch(trace, arrays, batched, found, outputs, n)
 
-    counts = [out.shape[:1] == (n,) for out in outputs]
-    counts = counts if any(counts) else [True] * len(outputs)
     stacked = {path: ran.stacked for path, ran in found.items()}
 
     def described(chosen: dict[str, list[bool]]) -> Found:
@@ -189,7 +187,8 @@ def _described(
                 but_for_arguments.add(name)
                 told = f"through {listing(f'the argument {arguments[s - 1]!r}' for s in passed)}"
         elif batch and not flows.reaches(k):
-            told = "it does not reach the model's output"
+            part = len(flatten(ran.output)[0]) > len(leaves)
+            told = f"it{', the part that is a batch of floats,' * part} does not reach the model's output"
         elif batch:
             told = _detour(*flows.detour(k), names)
         looped = path in flows.in_loops or path in nested_stacks
@@ -208,16 +207,17 @@ def _detour(start: int | None, beside: list[int], end: int | None, names: dict[i
     )
 
 
-def _no_batch_axis(
-    trace: Any, arrays: list[Any], batched: list[bool], found: dict[str, _Ran], n: int
-) -> set[tuple[str, int]]:
-    """Leaves (path, number) of outputs whose first axis is as long as the batch by chance: with another batch it stays.
+def _on_a_longer_batch(
+    trace: Any, arrays: list[Any], batched: list[bool], found: dict[str, _Ran], outputs: list[Any], n: int
+) -> tuple[set[tuple[str, int]], list[bool]]:
+    """Leaves (path, number) of layers whose first axis is as long as the batch by chance; which outputs have the batch.
 
-    Only where another axis is as long too can that be in doubt; then the model is traced again, on a longer batch.
+    The model is traced again: what is the batch's grows with it. An axis of positions, experts or, where the model maps
+    itself over its samples, of features does not.
     """
     shapes = {path: _shapes(ran.output) for path, ran in found.items()}
-    if not any(shape[:1] == (n,) and n in shape[1:] for leaves in shapes.values() for shape in leaves):
-        return set()
+    fixed: set[tuple[str, int]] = set()
+    counts = [out.shape[:1] == (n,) for out in outputs]
     for longer in (n + 1, 2 * n):
         seen: dict[str, Any] = {}
         hook = functools.partial(_note_shapes, seen)
@@ -226,16 +226,19 @@ def _no_batch_axis(
             for a, b in zip(arrays, batched, strict=True)
         ]
         try:
-            jax.eval_shape(functools.partial(trace, hook=hook), other)
+            now = jax.eval_shape(functools.partial(trace, hook=hook), other)
         except Exception:  # a model may want batches of one size
             continue
-        return {
+        fixed = {
             (path, i)
             for path, leaves in shapes.items()
-            for i, (shape, now) in enumerate(zip(leaves, seen.get(path, leaves), strict=False))
-            if shape[:1] == (n,) and now[:1] != (longer,)
+            for i, (shape, grown) in enumerate(zip(leaves, seen.get(path, leaves), strict=False))
+            if shape[:1] == (n,) and grown[:1] != (longer,)
         }
-    return set()
+        if len(now) == len(outputs):
+            counts = [out.shape != grown.shape for out, grown in zip(outputs, now, strict=True)]
+        break
+    return fixed, counts if any(counts) else [True] * len(outputs)
 
 
 def _note_shapes(

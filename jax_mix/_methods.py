@@ -229,8 +229,8 @@ class ManifoldMixup(Method):
       alpha: Beta's parameter, positive.
       layers: where to mix, at the outputs of these: a path ("layer1", "blocks.0"), a glob ("blocks.*", one `*`
         a path segment, `**` any number, `?` a character), a module type, or several of them. None chooses:
-        `MixPoint` marks if the model has any, else the outermost modules with Block or Bottleneck in their class name,
-        else every innermost module but containers, Dropout, norms and recurrent ones. All but plain paths need `bind`.
+        `MixPoint` marks if the model has any, else layers where mixing is exact and is neither that of the input nor
+        that of the output: blocks first, then single layers. All but plain paths need `bind`.
         A block scanned over stacked weights counts as "blocks.0", "blocks.1", ...
       use_input: whether the input is among the layers.
       layer_probabilities: how likely each layer is, the input first if it is among them; may be traced (a schedule).

@@ -23,9 +23,12 @@ WITH_CODE = [document for document in DOCUMENTS if "```python" in document.read_
 
 @pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
 def test_python_blocks_run(document):
-    blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    text = document.read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    for printed in re.findall(r"```python\n[^`]*```\n\n```text\n(.*?)```", text, re.DOTALL):
+        assert printed in done.stdout
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -273,6 +273,8 @@ def test_what_is_no_batch_of_floats_or_only_handed_on_is_not_mixed(linen):
     ):
         with pytest.raises(ValueError, match=r"'one\[0.hiden\]' .* not in its output: did you mean '0.hidden'.*'1'"):
             call()
+    with pytest.raises(ValueError, match=r"\[0.hid\], which is not in its output"):  # a part of a key is no key
+        jax_mix.forward(model, x, draw("one[0.hid]"), mask, **variables)
     with pytest.raises(ValueError, match=r"\[0.bias\], which is no batch of 6 floats: .*float32\[1, 2, 4\]"):
         jax_mix.forward(model, x, draw("one[0.bias]"), mask, **variables)
 

@@ -21,9 +21,7 @@ class Kind(NamedTuple):
       owner: the layers that the model's owner would choose for Manifold Mixup.
       cuts, not_cuts: some that certainly are cuts, or are not.
       options: "eval", keyword arguments that switch BatchNorm and Dropout to inference (NNX: `model.eval()` does);
-        "also", layers that an owner would not mind among the chosen ones; "later", a reason for each layer that
-        `forward` refuses to mix today; "unseen", why `list_layers` does not see the kind's blocks today,
-        and "twin", the kind that is the same but for that.
+        "also", layers that an owner would not mind among the chosen ones.
     """
 
     name: str
@@ -40,7 +38,6 @@ def kind(name, make, inputs, owner, cuts, not_cuts, **options):
     names = (frozenset(text.split()) for text in (owner, cuts, not_cuts))
     options["also"] = frozenset(options.get("also", "").split())
     options.setdefault("eval", {})
-    options.setdefault("later", {})
     return Kind(name, make, inputs, *names, options)
 
 

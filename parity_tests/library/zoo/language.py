@@ -210,7 +210,6 @@ def two_texts(n):
     return (tokens(n, LENGTH, WORDS), tokens(n, 5, WORDS, seed=1)), {}
 
 
-TUPLE = "its second output, the bias of positions, has no batch"
 KINDS = (
     kind(
         "BERT",
@@ -271,9 +270,8 @@ KINDS = (
         ids,
         BLOCKS,
         f"wte {BLOCKS} ln_f",
-        f"wpe {INSIDE}",
+        INSIDE,
         also="wte",
-        later={"wpe": "its output has no batch, or one by chance"},
     ),
     kind(
         "T5",
@@ -283,12 +281,8 @@ KINDS = (
         "decoder.blocks.2",
         "decoder.blocks.2 decoder.final_norm decoder lm_head",
         "shared encoder.blocks.0 encoder.blocks.2 encoder.final_norm encoder decoder.blocks.0 decoder.blocks.1 "
-        "decoder.blocks.0.self_attention.relative_bias decoder.blocks.2.self_attention "
-        "decoder.blocks.2.cross_attention decoder.blocks.2.cross_attention.q decoder.blocks.2.mlp",
-        later={
-            **{f"{stack}.blocks.{i}": TUPLE for stack in ("encoder", "decoder") for i in range(3)},
-            "decoder.blocks.0.self_attention.relative_bias": "its output has no batch",
-        },
+        "decoder.blocks.2.self_attention decoder.blocks.2.cross_attention decoder.blocks.2.cross_attention.q "
+        "decoder.blocks.2.mlp",
     ),
     kind(
         "T5 encoder",
@@ -296,12 +290,7 @@ KINDS = (
         ids,
         "encoder.blocks.0 encoder.blocks.1 encoder.blocks.2",
         "shared encoder.blocks.0 encoder.blocks.1 encoder.blocks.2 encoder.final_norm encoder head",
-        "encoder.blocks.0.self_attention.q encoder.blocks.0.self_attention.relative_bias encoder.blocks.1.mlp "
-        "encoder.blocks.2.self_attention",
+        "encoder.blocks.0.self_attention.q encoder.blocks.1.mlp encoder.blocks.2.self_attention",
         also="shared",
-        later={
-            **{f"encoder.blocks.{i}": TUPLE for i in range(3)},
-            "encoder.blocks.0.self_attention.relative_bias": "its output has no batch",
-        },
     ),
 )

@@ -175,6 +175,41 @@ class Similarity(nnx.Module):
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True) @ classes.T / temperature
 
 
+class Branches(nnx.Module):
+    """One of two ways through the same block, by a flag that is no part of the batch."""
+
+    def __init__(self, *, rngs):
+        self.stem = linear(6, WIDTH, rngs)
+        self.blocks = nnx.List([Block(rngs=rngs) for _ in range(3)])
+        self.head = linear(WIDTH, 3, rngs)
+
+    def __call__(self, x, flag):
+        first, second, third = self.blocks
+        x = nnx.cond(flag, lambda block, x: 2 * block(x), lambda block, x: nnx.tanh(block(x)), first, self.stem(x))
+        return self.head(third(second(x)))
+
+
+class Kept(nnx.Module):
+    """A loop keeps the input in a reference, which is read at the end."""
+
+    def __init__(self, *, rngs):
+        self.layers = nnx.List([linear(6, WIDTH, rngs), linear(WIDTH, WIDTH, rngs)])
+        self.head, self.last = linear(WIDTH, 6, rngs), linear(6, 3, rngs)
+
+    def __call__(self, x):
+        kept = jax.new_ref(jnp.zeros_like(x))
+
+        def step(carry, _):
+            kept[...] = kept[...] + x
+            return carry, None
+
+        jax.lax.scan(step, 0, length=2)
+        y = x
+        for layer in self.layers:
+            y = nnx.relu(layer(y))
+        return self.last(nnx.relu(self.head(y) + kept[...]))
+
+
 def vectors(n):
     return (normal(n, 6), normal(7, WIDTH)), {"temperature": jnp.float32(0.5)}
 
@@ -213,16 +248,7 @@ KINDS = (
     kind(
         "blocks rematerialised where they are called", make_nnx(Residual, remat="each"), VECTOR, BLOCKS, CHAIN, INSIDE
     ),
-    kind(
-        "blocks rematerialised by their class",
-        make_nnx(Residual, remat="unbound"),
-        VECTOR,
-        BLOCKS,
-        CHAIN,
-        INSIDE,
-        unseen="the class's __call__ is called with the block, whose own is not",
-        twin="rematerialised blocks",
-    ),
+    kind("blocks rematerialised by their class", make_nnx(Residual, remat="unbound"), VECTOR, BLOCKS, CHAIN, INSIDE),
     kind(
         "a dict of logits and features",
         make_nnx(Residual, outputs="dict"),
@@ -304,4 +330,13 @@ KINDS = (
         "joint.0 joint.1 joint.2 head",
         "first first.fc1 first.head second second.fc1 second.head",
     ),
+    kind(
+        "one of two branches",
+        make_nnx(Branches),
+        lambda n: ((normal(n, 6), jnp.array(True)), {}),
+        "blocks.0 blocks.1",  # what follows the last is linear
+        f"stem {BLOCKS} head",
+        INSIDE,
+    ),
+    kind("the input in a reference", make_nnx(Kept), VECTOR, "", "last", "layers.0 layers.1 head"),
 )

@@ -110,8 +110,7 @@ KINDS = (
             SEQUENCE,
             "hidden",
             "project hidden head",
-            "cell",
-            later={"cell": "a loop runs it with the same weights each time"},
+            "",
         )
         for loop in ("jax.lax.scan", "nnx.scan")
     ),

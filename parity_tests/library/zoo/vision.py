@@ -201,8 +201,6 @@ KINDS = (
         BLOCKS,
         f"patch_embed dropout {BLOCKS} norm head",
         INSIDE,
-        unseen="the class's __call__ is called with the block, whose own is not",
-        twin="ViT, scanned",
     ),
     kind(
         "ViT in Linen",
