@@ -56,7 +56,7 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
     address = None if coordinator == "auto" else coordinator
     if process_id is not None:
         print(f"process {process_id} of {num_processes}, waiting for the others at {coordinator}", file=sys.stderr)
-    last_words.watch()
+    unwatch = last_words.watch()
     try:
         jax.distributed.initialize(
             address,
@@ -66,6 +66,7 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
             shutdown_timeout_seconds=_HEARTBEAT,
         )
     except (ValueError, RuntimeError) as error:
+        unwatch()
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--coordinator {coordinator}: the processes could not be joined ({reason}).") from error
 

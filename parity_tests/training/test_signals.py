@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import pytest
 
 from jax_mix.training import signals
@@ -46,6 +47,27 @@ with signals.catch() as stop:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-number, "SIGINT\n")
+
+
+def test_of_several_processes_each_ends_by_the_signal_it_got(monkeypatch, capfd, heard):
+    """And all after the step that they agree on; JAX is the one to handle SIGTERM."""
+    to_jax = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        signals.multihost_utils, "reached_preemption_sync_point", lambda step: bool(to_jax) and step == 3
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: to_jax.append(1))
+    try:
+        with signals.catch() as stop, signals.catch():
+            assert stop.agreed(3) is None
+            signal.raise_signal(signal.SIGINT)
+            assert len(to_jax) == 1
+            assert [stop.agreed(step) for step in (2, 3)] == [None, signal.SIGINT]
+        assert "SIGINT: ending in order" in capfd.readouterr().err
+        with signals.catch() as stop:  # of the other process, or after a scheduler's SIGTERM
+            assert [stop.agreed(step) for step in (2, 3)] == [None, signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_signal_that_is_ignored_stays_so():
