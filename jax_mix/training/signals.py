@@ -39,6 +39,23 @@ class Stop:
 
 
 @contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Have SIGINT end the process at once, where there is nothing to save and C++ waits, so that Python cannot raise.
+
+    A SIGINT that is ignored stays so, and so do handlers in another thread than the main one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def catch() -> Iterator[Stop]:
     """Note the first SIGINT or SIGTERM in the `Stop` that is given, for a loop to read; a second ends the process.
 
