@@ -180,9 +180,7 @@ def test_a_command_that_is_none_is_told(word, told, capsys):
     assert train.main([word, "--epochs", "1"]) == 2
     error = capsys.readouterr().err
     there_are = ", ".join(map(repr, train.COMMANDS))
-    assert error == (
-        f"train.py: there is no command '{word}': {told}There are: {there_are}. Without one it trains.\n"
-    )
+    assert error == (f"train.py: there is no command '{word}': {told}There are: {there_are}. Without one it trains.\n")
 
 
 BATCHES = {
