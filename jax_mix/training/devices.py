@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jax_mix.training import last_words
+from jax_mix.training import last_words, signals
 from jax_mix.training.errors import UserError, require
 
 Made = TypeVar("Made")
@@ -54,18 +54,21 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
     Source: `jax.distributed.initialize`, which lists the clusters it knows.
     """
     address = None if coordinator == "auto" else coordinator
-    if process_id is not None:
-        print(f"process {process_id} of {num_processes}, waiting for the others at {coordinator}", file=sys.stderr)
-    last_words.watch()
+    unwatch = last_words.watch()
     try:
-        jax.distributed.initialize(
-            address,
-            num_processes,
-            process_id,
-            heartbeat_timeout_seconds=_HEARTBEAT,
-            shutdown_timeout_seconds=_HEARTBEAT,
-        )
+        with signals.at_once():
+            if process_id is not None:
+                told = f"process {process_id} of {num_processes}, waiting for the others at {coordinator}"
+                print(told, file=sys.stderr)
+            jax.distributed.initialize(
+                address,
+                num_processes,
+                process_id,
+                heartbeat_timeout_seconds=_HEARTBEAT,
+                shutdown_timeout_seconds=_HEARTBEAT,
+            )
     except (ValueError, RuntimeError) as error:
+        unwatch()
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--coordinator {coordinator}: the processes could not be joined ({reason}).") from error
 

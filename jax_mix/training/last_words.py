@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 _GONE = "process gone: "  # from `end`, and so from Python
@@ -26,9 +26,14 @@ _ENDS_ALONE = "Shutdown barrier has failed"
 _BY_OTHERS = re.compile(r"gloo|nccl|connection (reset|closed|refused)|heartbeat|barrier failed|coordination", re.I)
 
 
-def watch() -> None:
-    """Have what C++ says on this process's stderr passed on by a program beside it, until the process has ended."""
-    sys.stderr.flush()
+def watch() -> Callable[[], None]:
+    """Have what C++ says on this process's stderr passed on by a program beside it, until the process has ended.
+
+    Returns:
+      What ends it before, for a process that goes on alone: stderr is as it was.
+    """
+    before = sys.stderr
+    before.flush()
     there = os.dup(2)
     beside = subprocess.Popen(
         [sys.executable, "-I", "-S", __file__],
@@ -42,7 +47,15 @@ def watch() -> None:
     beside.stdin.close()
     beside.returncode = 0  # nobody waits for it: it ends when this process has
     # Python's own goes on to where it went: a bar of progress asks it how wide it is.
-    sys.stderr = os.fdopen(there, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    sys.stderr = own = os.fdopen(there, "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
+
+    def unwatch() -> None:
+        sys.stderr = before
+        os.dup2(there, 2)  # the pipe has come to its end
+        own.close()
+        os.waitpid(beside.pid, 0)  # all that was said has been passed on
+
+    return unwatch
 
 
 def are_of_another(error: Exception) -> bool:

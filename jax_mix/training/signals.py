@@ -14,14 +14,19 @@ import jax
 from jax.experimental import multihost_utils
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PASSED_ON = signal.SIGTERM  # by JAX, to the other processes
 _active: list[Stop] = []  # that of the outermost catch
 
 
 @dataclasses.dataclass
 class Stop:
-    """Whether a run has been asked to end: `signal` is the signal that asked, None before."""
+    """Whether a run has been asked to end: `signal` is the signal that asked, None before.
+
+    With several processes, `own` is the one that this process got, for it to end with; the others pass on a SIGTERM.
+    """
 
     signal: signal.Signals | None = None
+    own: signal.Signals = _PASSED_ON
 
     def agreed(self, step: int) -> signal.Signals | None:
         """The signal, if the run is to end after `step`; with several processes all of them ask, at every step.
@@ -29,8 +34,25 @@ class Stop:
         Those agree on a step that none of them is past, by JAX's own means, when one of them got a SIGTERM.
         """
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self.signal = signal.SIGTERM
+            self.signal = self.own
         return self.signal
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Have SIGINT end the process at once, where there is nothing to save and C++ waits, so that Python cannot raise.
+
+    A SIGINT that is ignored stays so, and so do handlers in another thread than the main one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -61,17 +83,17 @@ def catch() -> Iterator[Stop]:
     caught = {each: handler for each, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
     several = jax.process_count() > 1
     if several:
-        caught.pop(signal.SIGTERM, None)  # JAX notes it, and tells the other processes
+        caught.pop(_PASSED_ON, None)  # JAX notes it, and tells the other processes
 
     def note(number: int, frame: Any) -> None:
-        if several:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        stop.signal = signal.Signals(number)
-        os.write(2, f"\n{stop.signal.name}: ending in order, which may take a while; another ends at once\n".encode())
+        stop.own = signal.Signals(number)
+        os.write(2, f"\n{stop.own.name}: ending in order, which may take a while; another ends at once\n".encode())
         for each in caught:
             signal.signal(each, signal.SIG_DFL)
+        if several:
+            os.kill(os.getpid(), _PASSED_ON)  # to JAX, for all to agree on a step
+        else:
+            stop.signal = stop.own
 
     for each in caught:
         signal.signal(each, note)

@@ -182,8 +182,8 @@ def test_bad_input_is_told_in_one_sentence(case, data_dir, tmp_path, capsys):
 def test_a_command_that_is_none_is_told(word, told, capsys):
     assert train.main([word, "--epochs", "1"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"train.py: there is no command '{word}': ")
-    assert told in error
+    there_are = ", ".join(map(repr, train.COMMANDS))
+    assert error == (f"train.py: there is no command '{word}': {told}There are: {there_are}. Without one it trains.\n")
 
 
 BATCHES = {

@@ -77,3 +77,24 @@ def test_the_status_and_all_that_is_said(how, status):
     assert b"of Python\n" in done.stderr
     assert (b"is gone, killed or out of reach (Gloo: reset), and the others" in done.stderr) == (how == "gone")
     assert b"more" not in done.stderr
+
+
+UNWATCHED = """
+import os, sys
+from jax_mix.training import last_words
+before = sys.stderr, os.fstat(2), os.listdir("/proc/self/fd")
+unwatch = last_words.watch()
+os.write(2, b"F1125 21:43:13.9   12138 array.cc:80] held back: JAX distributed service detected fatal errors\\n")
+unwatch()
+assert (sys.stderr, os.fstat(2), os.listdir("/proc/self/fd")) == before
+os.write(2, b"of C++\\n")
+print("of Python", file=sys.stderr)
+"""
+
+
+def test_a_process_that_goes_on_alone_has_its_stderr_again():
+    done = subprocess.run([sys.executable, "-c", UNWATCHED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    sentence, *others = done.stderr.splitlines()
+    assert sentence.startswith("train.py: another process of this run is gone")
+    assert others == ["of C++", "of Python"]

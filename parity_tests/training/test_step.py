@@ -177,7 +177,7 @@ def test_a_step_writes_over_the_old_state(digits):
 
 def test_the_last_epochs_are_not_mixed(data_dir, digits):
     """Up to there the runs are equal; in the last epoch training loss falls below that of mixed batches."""
-    config = Config(mix="mixup", alpha=8.0, epochs=2, width=4, devices=1)
+    config = Config(model="mlp", mix="mixup", alpha=8.0, epochs=2, devices=1)
     mixed, off = (
         loop.train(prepare(dataclasses.replace(config, mix_off_epochs=epochs), digits))[1] for epochs in (0, 1)
     )

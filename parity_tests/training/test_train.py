@@ -78,6 +78,7 @@ def test_config_json_repeats_the_run_to_the_last_bit(first_run, tmp_path):
 
 
 SHORT = ["--epochs", "1", "--width", "4", "--batch-size", "256", "--devices", "1"]
+SHORTEST = ["--epochs", "1", "--model", "mlp", "--mix", "none", "--batch-size", "256", "--devices", "1"]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_a_step_that_fails_is_told_though_its_draw_cannot_be_written(data_dir, t
 
 
 def test_other_images_or_labels_are_not_gone_on_with(data_dir, tmp_path, digits, capsys, monkeypatch):
-    flags = [*SHORT, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "other", "--devices", "1"]
+    flags = [*SHORTEST, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "other"]
     assert train.main(flags) == 0
     label = np.array(digits.train.label)
     label[[0, 1]] = label[[1, 0]]
@@ -241,7 +242,7 @@ def test_importing_brings_in_no_other_framework():
 
 def test_a_name_that_cannot_be_printed_ends_no_run(data_dir, tmp_path):
     """Where Python prints in ASCII, say, as in a container."""
-    flags = [*SHORT, "--mix", "none", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "café $5$"]
+    flags = [*SHORTEST, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "café $5$"]
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "train.py", *flags], cwd=ROOT, env=env, capture_output=True)
     assert done.returncode == 0, done.stderr
