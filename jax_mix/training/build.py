@@ -95,7 +95,7 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
     recipe = make_recipe(config, model, dataset, steps=config.epochs * (n // config.batch_size))
-    layers = getattr(recipe.method, "layers", None)
+    layers = recipe.method.layers if isinstance(recipe.method, jax_mix.ManifoldMixup) else None
     return Prepared(dataclasses.replace(config, layers=layers), dataset, model, recipe)
 
 
