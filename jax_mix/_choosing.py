@@ -161,7 +161,11 @@ def _blocks(
     cut = {t: ls for t, ls in classes.items() if all(l.name in exact for l in ls)}
     branching = {t: ls for t, ls in cut.items() if any(i.name not in exact for l in ls for i in inner[l.name])}
     yield _outermost(_repeated(branching))
-    yield _outermost(_repeated(cut))
+    # Of two containers, one for the features and one for the head, none is the other's like.
+    alike = {
+        t: sum(l.name in between for l in ls) > 1 or not issubclass(ls[0].type, _CONTAINERS) for t, ls in cut.items()
+    }
+    yield _outermost({t: ls for t, ls in _repeated(cut).items() if alike[t]})
     single = [l for ls in branching.values() for l in ls]
     yield [l for l in single if not any(under(b.name, l.name) for b in single)]
     several = {t: ls for t, ls in _repeated(classes).items() if not issubclass(ls[0].type, _CONTAINERS)}

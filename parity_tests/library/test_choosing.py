@@ -178,6 +178,21 @@ def test_nor_is_it_in_linen(inner, cell):
     assert "inner" in chosen("*", model, X, variables=variables)
 
 
+class Factors(nnx.Module):
+    """A layer in two factors, with nothing between."""
+
+    def __init__(self):
+        self.stem, self.down, self.up, self.head = (nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(4))
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.up(self.down(nnx.relu(self.stem(x))))))
+
+
+def test_of_layers_that_are_the_same_the_first_is_chosen():
+    assert chosen(None, Factors()) == ("down",)
+    assert chosen("*", Factors()) == ("stem", "down", "up", "head")  # asked for, all are
+
+
 class TwoWays(nnx.Module):
     """left and right side by side, then after; a mask as a second argument."""
 
