@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen, nnx
 
 from jax_mix._call import Call
@@ -30,6 +32,16 @@ class Choice(NamedTuple):
 
     layers: tuple[str, ...]
     why: dict[str, str]
+
+
+def check_input(call: Call, use_input: bool) -> None:
+    """A sentence if the input is among the places and cannot be mixed."""
+    for leaf in jax.tree.leaves(call.inputs):
+        if use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
+                "token ids mix at hidden layers only, use_input=False."
+            )
 
 
 def choose(

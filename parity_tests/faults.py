@@ -200,7 +200,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("_choosing.py", "first.setdefault(l.same_as or l.name, l.name)", "first.setdefault(l.name, l.name)", "library/test_choosing.py::test_of_layers_that_are_the_same_the_first_is_chosen"),
     ("_choosing.py", "    yield _outermost(_repeated(branching))\n", "", "library/test_cuts.py::test_the_choice_is_the_owners"),
     ("_explain.py", "why.get(layer.name, otherwise)", "otherwise", "library/test_choosing.py::test_explain_is_a_table_of_what_mixing_there_is_and_what_is_chosen"),
-    ("_explain.py", 'first, "yes" if use_input else', 'first, "yes" if not use_input else', "library/test_choosing.py::test_explain_is_a_table_of_what_mixing_there_is_and_what_is_chosen"),
+    ("_explain.py", '(*first, "yes" if use_input else', '(*first, "yes" if not use_input else', "library/test_choosing.py::test_explain_is_a_table_of_what_mixing_there_is_and_what_is_chosen"),
     ("_leaves.py", "batch and id(leaf) not in given", "batch", "library/test_forward_inputs.py::test_what_is_no_batch_of_floats_or_only_handed_on_is_not_mixed"),
     ("_leaves.py", 'name == selector or name.startswith(selector + ".")', "name.startswith(selector)", "library/test_forward_inputs.py::test_what_is_no_batch_of_floats_or_only_handed_on_is_not_mixed"),
     ("_call.py", "[1:] if function else []", " if function else []", "library/test_forward_inputs.py::test_a_positional_argument_is_mixed_by_its_name"),
