@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen, nnx
 
 from jax_mix._call import Call
@@ -30,6 +32,16 @@ class Choice(NamedTuple):
 
     layers: tuple[str, ...]
     why: dict[str, str]
+
+
+def check_input(call: Call, use_input: bool) -> None:
+    """A sentence if the input is among the places and cannot be mixed."""
+    for leaf in jax.tree.leaves(call.inputs):
+        if use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
+                "token ids mix at hidden layers only, use_input=False."
+            )
 
 
 def choose(
@@ -161,7 +173,11 @@ def _blocks(
     cut = {t: ls for t, ls in classes.items() if all(l.name in exact for l in ls)}
     branching = {t: ls for t, ls in cut.items() if any(i.name not in exact for l in ls for i in inner[l.name])}
     yield _outermost(_repeated(branching))
-    yield _outermost(_repeated(cut))
+    # Of two containers, one for the features and one for the head, none is the other's like.
+    alike = {
+        t: sum(l.name in between for l in ls) > 1 or not issubclass(ls[0].type, _CONTAINERS) for t, ls in cut.items()
+    }
+    yield _outermost({t: ls for t, ls in _repeated(cut).items() if alike[t]})
     single = [l for ls in branching.values() for l in ls]
     yield [l for l in single if not any(under(b.name, l.name) for b in single)]
     several = {t: ls for t, ls in _repeated(classes).items() if not issubclass(ls[0].type, _CONTAINERS)}

@@ -7,9 +7,10 @@ import html
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jax_mix._call import Call
-from jax_mix._choosing import choose
+from jax_mix._choosing import check_input, choose
 from jax_mix._layers import Layer, find_layers, place
 from jax_mix._mix import INPUT
 from jax_mix._paths import split_selector
@@ -51,6 +52,7 @@ def explain(call: Call, wanted: tuple[str | type, ...] | None, *, use_input: boo
     """The table for a call of a model, and the layers that `wanted` selects in it."""
     found = find_layers(call)
     try:
+        check_input(call, use_input)
         choice = choose(call, found, wanted, use_input=use_input, strict=False, warn=False)
         why = {split_selector(name)[0]: f"yes: {told}" for name, told in choice.why.items()}
         summary = told_where((INPUT,) * use_input + choice.layers)
@@ -60,7 +62,10 @@ def explain(call: Call, wanted: tuple[str | type, ...] | None, *, use_input: boo
         f"not exact: the batch also goes through the argument {found.arguments[0]!r}" if found.arguments else "exact"
     )
     first = (INPUT, "", _output(call.inputs if len(call.inputs) > 1 else call.inputs[0]), around)
-    rows = [(*first, "yes" if use_input else "no: use_input=False")]
+    if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in jax.tree.leaves(call.inputs)):
+        rows = [(*first[:3], "cannot be mixed: no floats", "" if use_input else "no: use_input=False")]
+    else:
+        rows = [(*first, "yes" if use_input else "no: use_input=False")]
     for layer in found.layers:
         told = _meaning(layer)
         otherwise = "no" if told == "exact" and why else ""
@@ -84,7 +89,7 @@ def _meaning(layer: Layer) -> str:
     if not layer.cut:
         return (
             f"not exact: {layer.around}"
-            if layer.around.startswith("it ")
+            if layer.around.startswith(("it ", "its "))
             else f"not exact: the batch also goes {layer.around}"
         )
     return f"the same as at {place(layer.same_as)}" if layer.same_as else "exact"

@@ -188,7 +188,7 @@ def _described(
                 told = f"through {listing(f'the argument {arguments[s - 1]!r}' for s in passed)}"
         elif batch and not flows.reaches(k):
             part = len(flatten(ran.output)[0]) > len(leaves)
-            told = f"it{', the part that is a batch of floats,' * part} does not reach the model's output"
+            told = f"{'its batch of floats' if part else 'it'} does not reach the model's output"
         elif batch:
             told = _detour(*flows.detour(k), names)
         looped = path in flows.in_loops or path in nested_stacks

@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_mix import _checks, _sampling
 from jax_mix._call import as_call
-from jax_mix._choosing import choose
+from jax_mix._choosing import check_input, choose
 from jax_mix._explain import Explanation, explain
 from jax_mix._layers import find_layers
 from jax_mix._mix import INPUT, OUTPUT, Mix
@@ -303,12 +303,8 @@ class ManifoldMixup(Method):
         """
         call = as_call(model, args, kwargs, variables, method, mixed)
         _checks.check_arrays(call.inputs, call.what)
-        for leaf in jax.tree.leaves(call.inputs):
-            if self.use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-                raise ValueError(
-                    f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
-                    "token ids mix at hidden layers only, use_input=False."
-                )
+        check_input(call, self.use_input)
+        _checks.check_bool("strict", strict)
         choice = choose(call, find_layers(call), self.layers, use_input=self.use_input, strict=strict)
         return dataclasses.replace(self, layers=choice.layers)
 
@@ -334,6 +330,7 @@ class ManifoldMixup(Method):
         Each batch is mixed at one of 2 places, drawn at random: 'input' or 'layers.0'.
         """
         call = as_call(model, args, kwargs, variables, method, mixed)
+        _checks.check_arrays(call.inputs, call.what)
         return explain(call, self.layers, use_input=self.use_input)
 
     def sample(

@@ -178,6 +178,21 @@ def test_nor_is_it_in_linen(inner, cell):
     assert "inner" in chosen("*", model, X, variables=variables)
 
 
+class Factors(nnx.Module):
+    """A layer in two factors, with nothing between."""
+
+    def __init__(self):
+        self.stem, self.down, self.up, self.head = (nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(4))
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.up(self.down(nnx.relu(self.stem(x))))))
+
+
+def test_of_layers_that_are_the_same_the_first_is_chosen():
+    assert chosen(None, Factors()) == ("down",)
+    assert chosen("*", Factors()) == ("stem", "down", "up", "head")  # asked for, all are
+
+
 class TwoWays(nnx.Module):
     """left and right side by side, then after; a mask as a second argument."""
 
@@ -277,6 +292,17 @@ def test_what_is_as_long_as_the_batch_by_chance_is_no_batch(n):
             chosen(name, Table(n), x)
 
 
+class Carry(nnx.Module):
+    """A recurrent network over time-major steps: of its two outputs the steps go on, which have time first."""
+
+    def __init__(self):
+        self.rnn = nnx.RNN(nnx.SimpleCell(4, 4, rngs=nnx.Rngs(0)), time_major=True, return_carry=True)
+        self.head = nnx.Linear(4, 2, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.head(self.rnn(x.swapaxes(0, 1))[1][-1])
+
+
 def test_explain_is_a_table_of_what_mixing_there_is_and_what_is_chosen():
     table = jax_mix.ManifoldMixup(1.0).explain(TwoWays(), X)
     rows = {row[0]: row[1:] for row in table.rows}
@@ -290,6 +316,16 @@ def test_explain_is_a_table_of_what_mixing_there_is_and_what_is_chosen():
     assert '<td style="text-align: left">after</td>' in table._repr_html_()
     one = jax_mix.ManifoldMixup(1.0, layers="after", use_input=False).explain(TwoWays(), X)
     assert one.summary == "Every batch is mixed at 'after'."
+    words = nnx.Sequential(nnx.Embed(5, 4, rngs=RNGS), nnx.relu, nnx.Linear(4, 2, rngs=RNGS))
+    ids = jax_mix.ManifoldMixup(1.0).explain(words, jax.ShapeDtypeStruct((2, 4), jnp.int32))
+    assert ids.rows[0][3:] == ("cannot be mixed: no floats", "")
+    assert ids.summary.startswith("use_input is True, but an input of int32 cannot be mixed")
+    two = jax_mix.ManifoldMixup(1.0, use_input=False, layers="rnn").explain(Carry(), SEQUENCE)
+    assert two.rows[-2][:1] + two.rows[-2][3:] == (
+        "rnn",
+        "not exact: its batch of floats does not reach the model's output",
+        "yes: named",
+    )
     wrong = jax_mix.ManifoldMixup(1.0, layers="lefd").explain(TwoWays(), X)
     assert "did you mean 'left' or" in wrong.summary
     assert not any(row[-1].startswith("yes: ") for row in wrong.rows)

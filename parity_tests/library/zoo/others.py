@@ -189,6 +189,29 @@ class Branches(nnx.Module):
         return self.head(third(second(x)))
 
 
+class Views(nnx.Module):
+    """Two views of the input through one layer, whose calls are rematerialised: it is mixed at the first alone."""
+
+    def __init__(self, *, rngs):
+        self.shared, self.head = RematBlock(rngs=rngs), linear(WIDTH, 3, rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.shared(x)) * nnx.relu(self.shared(-x)))
+
+
+class TwoParts(nnx.Module):
+    """Features and head, each in a container."""
+
+    def __init__(self, *, rngs):
+        self.features = nnx.Sequential(
+            linear(6, WIDTH, rngs), nnx.relu, linear(WIDTH, WIDTH, rngs), nnx.relu, linear(WIDTH, WIDTH, rngs)
+        )
+        self.head = nnx.Sequential(nnx.relu, linear(WIDTH, WIDTH, rngs), nnx.relu, linear(WIDTH, 3, rngs))
+
+    def __call__(self, x):
+        return self.head(self.features(x))
+
+
 class Kept(nnx.Module):
     """A loop keeps the input in a reference, which is read at the end."""
 
@@ -337,6 +360,15 @@ KINDS = (
         "blocks.0 blocks.1",  # what follows the last is linear
         f"stem {BLOCKS} head",
         INSIDE,
+    ),
+    kind("two views through one layer", make_nnx(Views), floats(WIDTH), "", "head", "shared shared.norm shared.fc2"),
+    kind(
+        "two parts",
+        make_nnx(TwoParts),
+        VECTOR,
+        "features.layers.2 features.layers.4 head.layers.1",
+        "features.layers.0 features.layers.2 features.layers.4 features head.layers.1 head",
+        "",
     ),
     kind("the input in a reference", make_nnx(Kept), VECTOR, "", "last", "layers.0 layers.1 head"),
 )
