@@ -93,7 +93,7 @@ print("of Python", file=sys.stderr)
 
 
 def test_a_process_that_goes_on_alone_has_its_stderr_again():
-    done = subprocess.run([sys.executable, "-c", UNWATCHED], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", UNWATCHED], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     sentence, *others = done.stderr.splitlines()
     assert sentence.startswith("train.py: another process of this run is gone")
