@@ -11,7 +11,7 @@ from unittest import mock
 import keras
 import numpy as np
 
-from parity_tests.parity.batches import COUNTED, MANY, SMALL, alternating, batch
+from parity_tests.parity.batches import batch
 from parity_tests.parity.recorder import Recorder
 
 LAYERS = {
@@ -24,24 +24,23 @@ LAYERS = {
 def main(path: str) -> None:
     assert keras.backend.backend() == "jax"
     kept = {}
+    x, y = batch()
     for name, make in LAYERS.items():
-        batches = {"small": batch(*SMALL)} | ({"many": alternating(*MANY)} if name in COUNTED else {})
-        for size, (x, y) in batches.items():
-            layer, recorder = make(), Recorder()
-            random = layer.backend.random
-            with (
-                mock.patch.object(random, "beta", recorder.of("beta", random.beta)),
-                mock.patch.object(random, "uniform", recorder.of("uniform", random.uniform)),
-                mock.patch.object(random, "shuffle", recorder.of("shuffle", random.shuffle)),
-            ):
-                mixed = layer({"images": x, "labels": y}, training=True)
-            kept[f"{name}/{size}/x"], kept[f"{name}/{size}/y"] = mixed["images"], mixed["labels"]
-            for at, (drawn, args, kwargs, value) in enumerate(recorder.calls):
-                kept[f"{name}/{size}/{at} {drawn}"] = value
-                if drawn == "beta":
-                    kept[f"{name}/{size}/alpha"] = args[1]
-                if drawn == "uniform":
-                    kept[f"{name}/{size}/{at} range"] = (kwargs["minval"], kwargs["maxval"])
+        layer, recorder = make(), Recorder()
+        random = layer.backend.random
+        with (
+            mock.patch.object(random, "beta", recorder.of("beta", random.beta)),
+            mock.patch.object(random, "uniform", recorder.of("uniform", random.uniform)),
+            mock.patch.object(random, "shuffle", recorder.of("shuffle", random.shuffle)),
+        ):
+            mixed = layer({"images": x, "labels": y}, training=True)
+        kept[f"{name}/x"], kept[f"{name}/y"] = mixed["images"], mixed["labels"]
+        for at, (drawn, args, kwargs, value) in enumerate(recorder.calls):
+            kept[f"{name}/{at} {drawn}"] = value
+            if drawn == "beta":
+                kept[f"{name}/alpha"] = args[1]
+            if drawn == "uniform":
+                kept[f"{name}/{at} range"] = (kwargs["minval"], kwargs["maxval"])
     np.savez(path, version=keras.__version__, **{key: np.asarray(value) for key, value in kept.items()})
 
 

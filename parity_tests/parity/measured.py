@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from parity_tests.parity.batches import MANY, alternating
+from parity_tests.parity.batches import batch
 
 PAIR = np.stack([np.zeros((24, 16, 1)), np.ones((24, 16, 1))]).astype(np.float32)
 
@@ -23,7 +23,7 @@ def measured(mixed, lam):
     return found | {"lambda of a box": lam[box]}
 
 
-def ours(method, draws=3000):
+def ours(method, draws=2000):
     def one(key):
         mix = method.sample(key, PAIR.shape)
         return mix.blend(PAIR)[0, ..., 0], mix.lam[0], mix.partner[0]
@@ -33,7 +33,7 @@ def ours(method, draws=3000):
     return measured(np.asarray(mixed)[other], np.asarray(lam)[other])
 
 
-def theirs_in_turn(transform, draws=3000):
+def theirs_in_turn(transform, draws=2000):
     """The first image of as many batches of two, and what is left of its label."""
     mixed, lam = [], []
     for _ in range(draws):
@@ -50,7 +50,7 @@ def of_one_batch(mixed, lam, partner):
 
 
 def ours_of_one_batch(method):
-    x, _ = alternating(*MANY)
+    x, _ = batch()
     mix = method.sample(jax.random.key(0), x.shape)
     return of_one_batch(np.asarray(mix.blend(x))[..., 0], np.asarray(mix.lam), np.asarray(mix.partner))
 
