@@ -74,6 +74,30 @@ def check_part(argument: str, value: Any) -> None:
         raise ValueError(f"{argument} must be a number from 0 to 1, or a range (low, high), got {shown(value)}.")
 
 
+def check_number(argument: str, value: Any, low: float, high: float) -> None:
+    """One number from `low` to `high`, known before compilation."""
+    right = is_concrete(value) and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+    if not right or not low <= value <= high or math.isinf(value):
+        allowed = f"a number from {low} to {high}" if high < math.inf else f"a number of {low} or more"
+        raise ValueError(f"{argument} must be {allowed}, known before compilation, got {shown(value)}.")
+
+
+def check_two_numbers(argument: str, value: Any) -> tuple[float, float]:
+    """Two numbers, of any sequence."""
+    numbers = tuple(value) if np.ndim(value) == 1 else ()
+    if len(numbers) != 2 or not all(np.asarray(number).dtype.kind in "iuf" for number in numbers):
+        raise ValueError(f"{argument} must be two numbers (low, high), got {shown(value)}.")
+    return float(numbers[0]), float(numbers[1])
+
+
+def check_range(argument: str, value: Any) -> tuple[float, float]:
+    """A range from 0 to 1, of any sequence of two numbers."""
+    low, high = check_two_numbers(argument, value)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{argument} must be a range (low, high) from 0 to 1, got {shown(value)}.")
+    return low, high
+
+
 def _are_numbers(values: tuple[Any, ...], count: int) -> bool:
     return len(values) == count and all(
         is_concrete(v) and np.ndim(v) == 0 and np.asarray(v).dtype.kind in "iuf" for v in values

@@ -226,6 +226,16 @@ FAULTS = [Fault(*fault) for fault in (
     ("_intercepting.py", "        if held.runs:\n            return\n", "", "library/test_forward_classes.py::test_other_threads_see_their_models_unmixed_and_mix_them_on_their_own"),
     ("_tracing.py", "            names.append(name[1])\n", "            raise\n", "library/test_forward_structures.py::test_a_batch_norm_over_the_devices_is_bound_without_them_and_mixed_with_them"),
     ("_tracing.py", "            nested = True\n        else:", "            raise\n        else:", "library/test_forward_structures.py::test_layers_outside_of_stacks_of_stacks_are_listed_and_those_inside_refused"),
+    ("recipes.py", '"pair": "pair"', '"pair": "sample"', "parity/test_recipes.py::test_timms_draws_make_timms_batch"),
+    ("recipes.py", "probabilities=(1 - switch_prob, switch_prob)", "probabilities=(switch_prob, 1 - switch_prob)", "parity/test_recipes.py::test_timms_draws_make_timms_batch"),
+    ("recipes.py", 'box="timm", correct_lam=correct_lam', 'box="timm", correct_lam=True', "parity/test_recipes.py::test_timms_draws_make_timms_batch"),
+    ("recipes.py", 'CutMix(cutmix_alpha, box="timm"', 'CutMix(cutmix_alpha, box="paper"', "parity/test_recipes.py::test_draws_are_distributed_as_timms"),
+    ("recipes.py", 'CutMix(alpha, box="paper", partner="roll")', 'CutMix(alpha, partner="roll")', "parity/test_recipes.py::test_torchvisions_draws_make_torchvisions_batch"),
+    ("recipes.py", "lam=(1 - high, 1 - low)", "lam=(low, high)", "parity/test_recipes_kornia.py::test_kornias_draws_make_kornias_mixup"),
+    ("recipes.py", "probabilities=(p, 1 - p)", "probabilities=(1 - p, p)", "parity/test_recipes_kornia.py::test_kornias_draws_make_kornias_cutmix"),
+    ("recipes.py", 'per=per, box="inside"), p)', 'per=per, box="paper"), p)', "parity/test_recipes_kornia.py::test_draws_are_distributed_as_kornias"),
+    ("recipes.py", 'box="keras", correct_lam=False', 'box="keras", correct_lam=True', "parity/test_recipes_keras.py::test_kerass_draws_make_kerass_cutmix"),
+    ("recipes.py", "return MixUp(alpha, fold=False)", "return MixUp(alpha)", "parity/test_recipes_keras.py::test_draws_are_distributed_as_kerass"),
 )]  # fmt: skip
 
 

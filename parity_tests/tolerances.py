@@ -12,6 +12,8 @@ TOLERANCES = {
     "same program": (1e-6, 1e-7),  # the same operations, fused differently by XLA around a branch
     "another order of summation": (1e-5, 1e-6),  # scanned, vmapped and compiled forms sum in another order
     "cutmix lambda": (0.0, 0.0),  # one division and one subtraction, each rounded once on both sides
+    # Keras takes its lambda from its box's ends, in float32: of up to 24 and 16 pixels, each rounded.
+    "lambda of a box of fractions": (0.0, 1e-6),
     "box": (0.0, 0.0),  # whole pixels
     "recorded draw": (0.0, 0.0),  # the same numbers, only carried over
     # A training step of a model. Statistics are in units of each array's largest value; gradients are the norm of all
