@@ -8,25 +8,26 @@ Keras reads its backend when it is imported and does not run under this project'
 import sys
 from unittest import mock
 
-import keras
 import numpy as np
 
 from parity_tests.parity.batches import batch
 from parity_tests.parity.recorder import Recorder
 
 LAYERS = {
-    "mixup": lambda: keras.layers.MixUp(seed=1),
-    "cutmix": lambda: keras.layers.CutMix(seed=3, data_format="channels_last"),
-    "cutmix 0.2-0.9": lambda: keras.layers.CutMix(factor=(0.2, 0.9), seed=5, data_format="channels_last"),
+    "mixup": lambda keras: keras.layers.MixUp(seed=1),
+    "cutmix": lambda keras: keras.layers.CutMix(seed=3, data_format="channels_last"),
+    "cutmix 0.2-0.9": lambda keras: keras.layers.CutMix(factor=(0.2, 0.9), seed=5, data_format="channels_last"),
 }
 
 
 def main(path: str) -> None:
+    import keras  # here: tests are looked for in this file too, in a process where it does not run
+
     assert keras.backend.backend() == "jax"
     kept = {}
     x, y = batch()
     for name, make in LAYERS.items():
-        layer, recorder = make(), Recorder()
+        layer, recorder = make(keras), Recorder()
         random = layer.backend.random
         with (
             mock.patch.object(random, "beta", recorder.of("beta", random.beta)),

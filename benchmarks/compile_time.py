@@ -1,0 +1,89 @@
+"""What mixing adds to the compilation of a training step, and to the step: none, MixUp, Manifold Mixup at five layers.
+
+    python -m benchmarks.compile_time
+
+The first call of each kind is not counted. Compilation is measured in seconds of this process's CPU time, of all its
+threads, since it is done by several; the kinds take turns.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jax_mix
+from benchmarks.measuring import save, side_by_side, summary
+from jax_mix.training import models
+
+BATCH, ROUNDS, STEPS = 32, 5, 15
+XENT = optax.softmax_cross_entropy_with_integer_labels
+IMAGE = jnp.asarray(np.random.default_rng(0).random((BATCH, 32, 32, 3), np.float32))
+LABEL = jnp.arange(BATCH) % 10
+NETWORKS = {
+    "preact_resnet18, width 16": lambda: models.preact_resnet18(3, 10, width=16, rngs=nnx.Rngs(0)),
+    "ViT, 12 blocks of width 64": lambda: models.ViT(3, 10, image_size=(32, 32), width=64, depth=12, rngs=nnx.Rngs(0)),
+}
+
+
+def methods(model: nnx.Module) -> dict[str, Any]:
+    """Four hidden layers and the input, spread over the network."""
+    found = jax_mix.ManifoldMixup(2.0).bind(model, IMAGE).layers
+    layers = tuple(found[i] for i in np.linspace(0, len(found) - 1, 4).astype(int))
+    return {"none": None, "mixup": jax_mix.MixUp(2.0), "manifold": jax_mix.ManifoldMixup(2.0, layers=layers)}
+
+
+def lowered(make: Any, method: Any) -> tuple[Any, Any]:
+    """A training step, traced and lowered, and what it is called with first."""
+    model = make()
+    graphdef, state = nnx.split((model, nnx.Optimizer(model, optax.sgd(0.01, momentum=0.9), wrt=nnx.Param)))
+
+    def step(state: Any, key: Any) -> tuple[Any, Any]:
+        model, optimizer = nnx.merge(graphdef, state)
+        mix = None if method is None else method.sample(key, IMAGE.shape)
+
+        def loss_fn(model: Any) -> Any:
+            return jax_mix.mixed_loss(XENT, jax_mix.forward(model, IMAGE, mix), LABEL, mix).mean()
+
+        loss, grads = nnx.value_and_grad(loss_fn)(model)
+        optimizer.update(model, grads)
+        return nnx.state((model, optimizer)), loss
+
+    return jax.jit(step).lower(state, jax.random.key(0)), state
+
+
+def main() -> None:
+    found = {}
+    for name, make in NETWORKS.items():
+        kinds = methods(make())
+        seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+        steps = {}
+        for turn in range(ROUNDS + 1):
+            for kind, method in kinds.items():
+                start = time.process_time()
+                program, state = lowered(make, method)
+                program = program.compile()
+                if turn:
+                    seconds[kind].append(time.process_time() - start)
+                steps[kind] = program, state
+        keys = [jax.random.key(seed) for seed in range(5)]
+        runs = {
+            kind: lambda program=program, state=state: [program(state, key) for key in keys]
+            for kind, (program, state) in steps.items()
+        }
+        times = side_by_side(runs, rounds=STEPS)
+        found[name] = {
+            "trace_lower_compile_cpu_s": {kind: summary(s) for kind, s in seconds.items()},
+            "compile_ratio_to_none": {k: float(np.median(s) / np.median(seconds["none"])) for k, s in seconds.items()},
+            "step_ratio_to_none": {k: float(np.median(s) / np.median(times["none"])) for k, s in times.items()},
+        }
+    save("compile_time", {"what": f"training step of {BATCH} images of 32x32x3, five places", **found})
+
+
+if __name__ == "__main__":
+    main()
