@@ -59,6 +59,7 @@ def lowered(make: Any, method: Any) -> tuple[Any, Any]:
 
 def main() -> None:
     found = {}
+    keys = [jax.random.key(seed) for seed in range(5)]
     for name, make in NETWORKS.items():
         kinds = methods(make())
         seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -71,7 +72,6 @@ def main() -> None:
                 if turn:
                     seconds[kind].append(time.process_time() - start)
                 steps[kind] = program, state
-        keys = [jax.random.key(seed) for seed in range(5)]
         runs = {
             kind: lambda program=program, state=state: [program(state, key) for key in keys]
             for kind, (program, state) in steps.items()
