@@ -233,13 +233,10 @@ class Checkpoints:
         require(not told, f"--resume: the checkpoint in '{self.folder}' was made with {told}.")
 
     def _check_arrays(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
-        every = sorted(saved.keys() | wanted.keys())
-        names = [name for name in every if _to_agree(saved.get(name, "")) != _to_agree(wanted.get(name, ""))]
-        if names:
-            there, here = (arrays.get(names[0], "missing") for arrays in (saved, wanted))
+        if differing := _differing(saved, wanted):
             raise UserError(
-                f"--resume: the checkpoint in '{self.folder}' is of another model or optimizer: {names[0]} is {there} "
-                f"there and {here} here; so differ {len(names)} of {len(every)} arrays."
+                f"--resume: the checkpoint in '{self.folder}' is of another model or optimizer: {differing[0]}; "
+                f"so differ {len(differing)} of {len(saved.keys() | wanted.keys())} arrays."
             )
 
 
@@ -268,10 +265,8 @@ def read_part(folder: Path, name: str, like: Any, *, or_else: str) -> tuple[int,
         run = checkpointer.restore(path, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
     saved = {key: array for key, array in run["arrays"].items() if key.startswith(f"{name}.")}
     wanted = _describe({name: like})
-    for key in sorted(saved.keys() | wanted.keys()):
-        there, here = (arrays.get(key, "missing") for arrays in (saved, wanted))
-        if _to_agree(there) != _to_agree(here):
-            raise UserError(f"the checkpoint '{path}' is of another model: {key} is {there} there and {here} here.")
+    if differing := _differing(saved, wanted):
+        raise UserError(f"the checkpoint '{path}' is of another model: {differing[0]}.")
     target = _with_dtypes({name: like}, saved)
     arguments = ocp.args.PyTreeRestore(
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
@@ -330,6 +325,15 @@ def _name(path: Any) -> str:
 def _describe(tree: Any) -> dict[str, str]:
     """The name of each array, and its dtype and shape: "float32[3, 4]"."""
     return {_name(path): f"{a.dtype}{list(a.shape)}" for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _differing(saved: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """In what the arrays of a checkpoint differ from those that are wanted, one sentence each, without a stop."""
+    return [
+        f"{name} is {saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
+        for name in sorted(saved.keys() | wanted.keys())
+        if _to_agree(saved.get(name, "")) != _to_agree(wanted.get(name, ""))
+    ]
 
 
 def _to_agree(array: str) -> str:
