@@ -95,11 +95,10 @@ class Flows:
         self._repeated = sum(1 << (s * self.layers) for s in range(self.n_sources))  # a layer's bits of every source
         self.in_loops: set[str] = set()  # paths that a loop runs otherwise than as one stacked block after the other
         self.at: dict[int, dict[int, Flow]] = {}  # layer number -> leaf -> what is known of it
-        self._outputs = self._walk_all(None)
-        self._end = _union(flow for flow, counts in zip(self._outputs, outputs, strict=True) if counts)
+        self._end = self._at_the_end(None)
 
-    def number(self, path: str, iteration: int | None) -> int:
-        return self._first[path] + (iteration or 0)
+    def number(self, path: str, iteration: int) -> int:
+        return self._first[path] + iteration
 
     # What may be asked of a layer, by its number.
 
@@ -122,8 +121,8 @@ class Flows:
 
     def like_input(self, layer: int) -> bool:
         """Whether mixing a cut is mixing the input: it is affine in what is mixed, and nothing else came in."""
-        on, bent = self._value(layer)
-        return on & self._any_source == 1 << self.layers and not bent >> self.layers & 1
+        flow = self._value(layer)
+        return flow.on & self._any_source == 1 << self.layers and not flow.bent >> self.layers & 1
 
     def like_output(self, layer: int) -> bool:
         """Whether mixing a cut is mixing the outputs: they are affine in it, or no weights come after it."""
@@ -131,7 +130,7 @@ class Flows:
 
     def like(self, layer: int, earlier: int) -> bool:
         """Whether mixing at `layer` is mixing at the `earlier` one: it is affine in that, and nothing else came in."""
-        flow = _union(self.at.get(layer, {}).values())
+        flow = self._value(layer)
         around = flow.around & self._repeated << earlier
         return bool(flow.on >> earlier & 1) and not flow.bent >> earlier & 1 and not around
 
@@ -142,31 +141,32 @@ class Flows:
         """
         at = self.at
         self.at = {}
-        blocked = _union(f for f, counts in zip(self._walk_all(layer), self._counts, strict=True) if counts)
+        blocked = self._at_the_end(layer)
         without, self.at = self.at, at
-        on = self._value(layer)[0]
+        on = self._value(layer).on
         beside, start, end = [], None, None
         for other in at:  # in running order
             if other == layer:
                 continue
-            after = self._value(other)[0] >> layer & 1
+            its = self._value(other).on
+            after = its >> layer & 1
             if blocked.on >> other & 1 and not after:
                 if on >> other & 1:
                     start = other
-                elif self._value(other)[0] & self._any_source:
+                elif its & self._any_source:
                     beside.append(other)
             flow = _union(without.get(other, {}).values())
             if after and end is None and flow.on & self._any_source:
                 end = other
         return start, beside, end
 
-    def _value(self, layer: int) -> tuple[int, int]:
-        flow = _union(self.at.get(layer, {}).values())
-        return flow.on & ~(1 << layer), flow.bent
+    def _value(self, layer: int) -> Flow:
+        return _union(self.at.get(layer, {}).values())
 
     # The pass itself.
 
-    def _walk_all(self, blocked: int | None) -> list[Flow]:
+    def _at_the_end(self, blocked: int | None) -> Flow:
+        """What is known of the outputs that count, together. From before a `blocked` layer nothing gets past it."""
         everything = (1 << self.layers) - 1
         weights = Flow(on=self._weights)
         inputs = [
@@ -175,7 +175,8 @@ class Flows:
         ]
         self._blocked = blocked
         self._called: set[tuple[int, int]] = set()  # (number, leaf) of layers that have run
-        return self._walk(self._program.jaxpr, inputs, None, 0)
+        outputs = self._walk(self._program.jaxpr, inputs, None, 0)
+        return _union(flow for flow, counts in zip(outputs, self._counts, strict=True) if counts)
 
     def _walk(self, jaxpr: Jaxpr, inputs: Sequence[Flow], at: tuple[int, int] | None, loops: int) -> list[Flow]:
         """The outputs' flows. `at`: the iteration of the scan around and the scan's length."""
