@@ -36,12 +36,17 @@ class Choice(NamedTuple):
 
 def check_input(call: Call, use_input: bool) -> None:
     """A sentence if the input is among the places and cannot be mixed."""
-    for leaf in jax.tree.leaves(call.inputs):
-        if use_input and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            raise ValueError(
-                f"use_input is True, but an input of {jnp.result_type(leaf)} cannot be mixed: cast it, or for "
-                "token ids mix at hidden layers only, use_input=False."
-            )
+    if use_input and (others := other_than_floats(call)):
+        raise ValueError(
+            f"use_input is True, but an input of {others[0]} cannot be mixed: cast it, or for token ids mix at hidden "
+            "layers only, use_input=False."
+        )
+
+
+def other_than_floats(call: Call) -> list[Any]:
+    """The dtypes of the inputs that cannot be mixed."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(call.inputs)]
+    return [dtype for dtype in dtypes if not jnp.issubdtype(dtype, jnp.inexact)]
 
 
 def choose(

@@ -7,10 +7,9 @@ import html
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jax_mix._call import Call
-from jax_mix._choosing import check_input, choose
+from jax_mix._choosing import check_input, choose, other_than_floats
 from jax_mix._layers import Layer, find_layers, place
 from jax_mix._mix import INPUT
 from jax_mix._paths import split_selector
@@ -62,7 +61,7 @@ def explain(call: Call, wanted: tuple[str | type, ...] | None, *, use_input: boo
         f"not exact: the batch also goes through the argument {found.arguments[0]!r}" if found.arguments else "exact"
     )
     first = (INPUT, "", _output(call.inputs if len(call.inputs) > 1 else call.inputs[0]), around)
-    if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in jax.tree.leaves(call.inputs)):
+    if other_than_floats(call):
         rows = [(*first[:3], "cannot be mixed: no floats", "" if use_input else "no: use_input=False")]
     else:
         rows = [(*first, "yes" if use_input else "no: use_input=False")]
