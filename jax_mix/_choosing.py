@@ -111,9 +111,14 @@ def _passed(call: Call, found: Found, names: list[tuple[Layer, str]], use_input:
     n = batch_size(call.inputs, call.what)
     for layer, name in names:
         selector = split_selector(name)[1]
+        leaves = {}
         if selector is not None:
-            leaves = mixed_leaves(layer.output, (), n, selector, f"layer {name!r}")
-            layer = next(l for l in found.with_leaves({layer.path: leaves}).layers if l.name == layer.name)
+            leaves = {layer.path: mixed_leaves(layer.output, (), n, selector, f"layer {name!r}")}
+        if leaves or not layer.cut:
+            told = found.with_leaves(leaves) if leaves or not found.told else found
+            layer = next(l for l in told.layers if l.name == layer.name)
+            if not leaves:
+                found = told  # for the next one
         if not layer.cut:
             passed.append(f"{name!r} ({layer.around})")
     return passed

@@ -135,7 +135,7 @@ def _refuse_loops(
 ) -> tuple[Layer, ...]:
     """The layers of the model, none of which that is among the names (or of these paths, after an error) is looped."""
     try:
-        found = find_layers(call).layers
+        found = find_layers(call, tell=False).layers
     except Exception:
         if error is None:
             raise

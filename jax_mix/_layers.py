@@ -47,7 +47,10 @@ class Found:
     arguments: tuple[str, ...]  # those that are batches, go into the output and are not mixed at the input
     but_for_arguments: frozenset[str]  # names of layers that nothing goes around but those
     selectors: dict[str, str]  # the one leaf that is a batch, by the names of layers of which others look like one
-    with_leaves: Callable[[dict[str, list[bool]]], Found]  # the same, if of these paths' outputs these leaves are mixed
+    told: bool  # whether `around` is told of every layer
+    with_leaves: Callable[
+        [dict[str, list[bool]]], Found
+    ]  # the same, if of these paths' outputs these leaves are mixed, told
 
 
 class _Ran(NamedTuple):
@@ -93,8 +96,8 @@ def list_layers(
     return find_layers(as_call(model, args, kwargs, variables, method, mixed)).layers
 
 
-def find_layers(call: Call) -> Found:
-    """What `list_layers` tells of a call, and a little more."""
+def find_layers(call: Call, *, tell: bool = True) -> Found:
+    """What `list_layers` tells of a call, and a little more. What goes around a layer, the most work, if `tell`."""
     call = with_shapes(call)
     n = _length(call.inputs)
     found: dict[str, _Ran] = {}
@@ -142,19 +145,18 @@ def find_layers(call: Call) -> Found:
 
     stacked = {path: ran.stacked for path, ran in found.items()}
 
-    def described(chosen: dict[str, list[bool]]) -> Found:
+    def described(chosen: dict[str, list[bool]], tell: bool = True) -> Found:
         ran = {path: r._replace(leaves=chosen.get(path, r.leaves)) for path, r in found.items()}
         unmixed = {(path, i) for path, r in ran.items() for i, mixed in enumerate(r.leaves) if not mixed}
         flows = Flows(program, sources, stacked, counts, fixed | unmixed)
-        return _described(
-            ran, flows, [call.name_of(here) for here in others if here is not None], nested_stacks, described
-        )
+        arguments = [call.name_of(here) for here in others if here is not None]
+        return _described(ran, flows, arguments, nested_stacks, described, tell)
 
-    return described({})
+    return described({}, tell)
 
 
 def _described(
-    found: dict[str, _Ran], flows: Flows, arguments: list[str], nested_stacks: set[str], again: Any
+    found: dict[str, _Ran], flows: Flows, arguments: list[str], nested_stacks: set[str], again: Any, tell: bool
 ) -> Found:
     order: dict[str, list[tuple[str, int, str]]] = {}  # the outermost stack of some paths -> (path, iteration, name)
     for path, ran in found.items():
@@ -189,12 +191,12 @@ def _described(
         elif batch and not flows.reaches(k):
             part = len(flatten(ran.output)[0]) > len(leaves)
             told = f"{'its batch of floats' if part else 'it'} does not reach the model's output"
-        elif batch:
+        elif batch and tell:
             told = _detour(*flows.detour(k), names)
         looped = path in flows.in_loops or path in nested_stacks
         layers.append(Layer(name, ran.type, ran.output, path, looped, batch, cut, told, same_as))
     reaching = tuple(a for s, a in enumerate(arguments, 1) if flows.source_reaches(s))
-    return Found(tuple(layers), reaching, frozenset(but_for_arguments), selectors, again)
+    return Found(tuple(layers), reaching, frozenset(but_for_arguments), selectors, tell, again)
 
 
 def _detour(start: int | None, beside: list[int], end: int | None, names: dict[int, str]) -> str:

@@ -305,7 +305,7 @@ class ManifoldMixup(Method):
         _checks.check_arrays(call.inputs, call.what)
         check_input(call, self.use_input)
         _checks.check_bool("strict", strict)
-        choice = choose(call, find_layers(call), self.layers, use_input=self.use_input, strict=strict)
+        choice = choose(call, find_layers(call, tell=False), self.layers, use_input=self.use_input, strict=strict)
         return dataclasses.replace(self, layers=choice.layers)
 
     def explain(
