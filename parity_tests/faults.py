@@ -184,6 +184,8 @@ FAULTS = [Fault(*fault) for fault in (
     ("_methods.py", "np.minimum(at, size - 1 - at)", "at // 2", "library/test_options.py::test_pairs_share_their_draw"),
     ("_methods.py", "return Mix(kept(where, lam), partner", "return Mix(lam, partner", "library/test_options.py::test_padded_rows_stay_as_they_are_in_every_method"),
     ("_one_of.py", "row(1 if pasted else", "row(1 if not pasted else", "library/test_one_of.py::test_each_row_is_mixed_by_one_of_the_methods"),
+    ("_mix.py", "    lam: Array\n", "    lam: Any\n", "library/test_types.py::test_arrays_are_seen"),
+    ("recipes.py", "    mode: TimmMode = \"batch\",", "    mode: str = \"batch\",", "library/test_types.py::test_misspelt_words_are_errors"),
     ("_mix.py", "if self.box_layers is not None and layer not in self.box_layers:", "if False:", "library/test_one_of.py::test_cutmix_or_manifold_mixup_is_one_step"),
     ("_pixels.py", "part * (length / pixels), 0, 1)", "jnp.round(part * (length / pixels)), 0, 1)", "library/test_one_of.py::test_a_hidden_layer_is_cut_by_the_box_at_its_own_size"),
     ("_pixels.py", "            if places:", "            if places and False:", "library/test_targets.py::test_what_is_meant_by_targets_with_pixels_is_said_or_refused"),
