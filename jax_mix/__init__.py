@@ -4,6 +4,7 @@
 >>> image, target = jax_mix.mixup(jax.random.key(0), jnp.ones((4, 8, 8, 1)), jnp.eye(4), alpha=0.4)
 """
 
+from jax_mix import plot as plot
 from jax_mix import recipes as recipes
 from jax_mix._cutmix import CutMix
 from jax_mix._forward import forward
