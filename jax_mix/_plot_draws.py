@@ -61,7 +61,7 @@ def flat(mix: Any) -> Drawn:
         blended = np.zeros(len(lam), bool)
     if mix.outside is not None:
         blended = each(mix.outside) < 1
-    return Drawn(lam, cut, blended, boxes, mix.image_size, layers)
+    return Drawn(lam, cut, blended, boxes, mix.image_size and tuple(mix.image_size), layers)
 
 
 def covered(drawn: list[Drawn]) -> np.ndarray | None:
@@ -96,7 +96,7 @@ def draw_lam(axes: Any, lam: np.ndarray, cut: np.ndarray, blended: np.ndarray) -
         "blended": (blended & ~cut, "tab:blue"),
         "blended, with a box": (blended & cut, "tab:purple"),
     }
-    kinds = {name: kind for name, kind in kinds.items() if kind[0].any()}
+    kinds = {name: kind for name, kind in kinds.items() if kind[0].any()} or {"mixed": (cut | blended, CUT)}
     axes.hist(
         [lam[rows] for rows, _ in kinds.values()],
         bins=np.linspace(0, 1, 41),

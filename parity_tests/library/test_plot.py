@@ -152,6 +152,15 @@ def test_stacked_draws_and_a_list_of_them_are_the_same_picture():
     assert_close([p.get_width() for p in where.patches], [100 * np.mean(layer == k) for k in (0, 1)], "pictures")
 
 
+def test_samples_with_a_box_blended_and_neither_are_counted_apart():
+    alone, both = jax_mix.plot.draws(CUTMIX), jax_mix.plot.draws([CUTMIX, MIXUP])
+    words = [text.get_text() for text in both.axes[0].get_legend().get_texts()]
+    assert words[:3] == ["with a box: 25%", "blended: 42%", "not mixed, left out: 33%"]
+    np.testing.assert_array_equal(both.axes[1].images[0].get_array() * 2, alone.axes[1].images[0].get_array())
+    unmixed = jax_mix.plot.draws(jax_mix.Mix(np.ones(6), PARTNER))
+    assert not any(bar.get_height() for bar in unmixed.axes[0].patches)
+
+
 @pytest.mark.parametrize(("axes", "shape"), [((1,), (4, 30, 2)), ((1, 2, 3), (4, 6, 8, 10, 1))], ids=["1-D", "3-D"])
 def test_boxes_of_one_and_three_axes_are_counted(axes, shape):
     mixes = [jax_mix.CutMix(1.0, spatial_axes=axes).sample(key, shape) for key in jax.random.split(KEY, 3)]
