@@ -102,9 +102,8 @@ def texts_of(labels: Any, class_names: Sequence[str] | None, mix: Mix | None, n:
     values = np.asarray(labels)
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     words = values.dtype.kind in "UO" and all(isinstance(value, str) for value in values.flat)
-    numbers = values.dtype.kind in "iubf" or jnp.issubdtype(
-        values.dtype, jnp.floating
-    )  # bfloat16 is no kind of NumPy's
+    floats = jnp.issubdtype(values.dtype, jnp.floating)  # of bfloat16 too, which is no kind of NumPy's
+    numbers = floats or values.dtype.kind in "iub"
     if values.shape[:1] != (n,) or values.ndim > 2 or not (numbers or (words and values.ndim == 1)):
         raise ValueError(
             f"labels must be class numbers or names [{n}], or one-hot or soft [{n}, classes], got "
@@ -113,7 +112,7 @@ def texts_of(labels: Any, class_names: Sequence[str] | None, mix: Mix | None, n:
     lam, partner = np.ones(n), np.arange(n)
     if mix is not None:
         lam, partner = np.broadcast_to(np.asarray(mix.lam, np.float64), n), np.asarray(mix.partner)
-    if values.ndim == 1 and not words and values.dtype.kind not in "iub":
+    if values.ndim == 1 and floats:
         if class_names is not None:
             raise ValueError(f"class_names must come with class numbers or one-hot labels, got {values.dtype} [{n}].")
         values = values.astype(np.float64)
