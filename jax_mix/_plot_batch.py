@@ -151,7 +151,8 @@ def _sum(*parts: dict[str, float]) -> str:
         order = sorted(weights, key=lambda name: -weights[name])
         rest = sum(weights.pop(name) for name in order[_TERMS:])
         weights = {name: weights[name] for name in order[:_TERMS]} | {"others": rest}
-    terms = [f"{share(weight)} {_short(name)}" for name, weight in weights.items()]
+    names = {name: f'"{_short(name)}"' if name[:1].isdigit() else _short(name) for name in weights}  # 0.7 "3"
+    terms = [f"{share(weight)} {names[name]}" for name, weight in weights.items()]
     text = " + ".join(terms)
     return text if len(text) <= _LINE else "\n+ ".join(terms)
 

@@ -85,7 +85,7 @@ def batch(
         partner = np.asarray(mix.partner)
         lam = np.broadcast_to(np.asarray(mix.lam), partner.shape)
         told = [f"λ = {share(lam[i])}" + (f"\n{targets[i]}" if targets[i] else "") for i in range(count)]
-        whose = [f"number {p}" + (f"\n{own[p]}" if own[p] else "") for p in partner[:count]]
+        whose = [f"sample {p}" + (f"\n{own[p]}" if own[p] else "") for p in partner[:count]]
         if mix.layer_name == INPUT:
             mixed = np.asarray(dataclasses.replace(mix, spatial_axes=(1, 2))._blend_at(INPUT, pixels))
             rows += [("partner", pixels[partner], whose), ("mixed", mixed, told)]

@@ -51,7 +51,7 @@ def test_the_rows_are_the_samples_their_partners_and_the_mix(mix):
 def test_words_and_boxes_are_the_draws():
     sample, partner, mixed = rows_of(jax_mix.plot.batch(IMAGES, CUTMIX, LABELS, NAMES, n=2), 2)
     assert sample[2] == ["cat", "dog"]
-    assert partner[2] == ["number 1\ndog", "number 2\nnewt"]
+    assert partner[2] == ["sample 1\ndog", "sample 2\nnewt"]
     assert mixed[2] == ["λ = 0.75\n0.75 cat + 0.25 dog", "λ = 1.00\ndog"]
     box = [[1.5, -0.5], [6.5, -0.5], [6.5, 3.5], [1.5, 3.5], [1.5, -0.5]]  # edges of pixels: x, y
     assert mixed[3] == partner[3] == [[box], []]  # the second is empty
@@ -63,7 +63,7 @@ def test_words_and_boxes_are_the_draws():
     [
         (LABELS, None, ["0.70 class 0\n+ 0.30 class 1", "class 1", "0.50 class 2\n+ 0.50 class 0", "class 0"]),
         (np.eye(3, dtype=np.float32)[LABELS], NAMES, ["0.70 cat + 0.30 dog", "dog", "0.50 cat + 0.50 newt", "cat"]),
-        (["a", "b", "$c$", "d", "e", "f"], None, ["0.70 a + 0.30 b", "b", "0.50 $c$ + 0.50 a", "d"]),
+        (["a", "8", "$c$", "d", "e", "f"], None, ['0.70 a + 0.30 "8"', "8", "0.50 $c$ + 0.50 a", "d"]),
         (np.float32([0, 10, 20, 30, 40, 50]), None, ["3", "10", "10", "30"]),
         (
             jnp.full((6, 5), 0.2, jnp.bfloat16),

@@ -51,7 +51,7 @@ def check_png(path):
         (None, ["one batch, not mixed", "cat", "newt"]),
         (
             jax_mix.Mix(jnp.array([0.75, 1, 0.5, 0.5, 0.5]), jnp.array([2, 0, 1, 4, 3])),
-            ["one mixed batch", "number 2\nnewt", "λ = 0.75\n0.75 cat + 0.25 newt"],
+            ["one mixed batch", "sample 2\nnewt", "λ = 0.75\n0.75 cat + 0.25 newt"],
         ),
         (
             jax_mix.Mix(jnp.array([0.75] * 5), jnp.array([2, 0, 1, 4, 3]), layer="layer1"),
