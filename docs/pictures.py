@@ -1,10 +1,12 @@
-"""Draw docs/methods.png: two photographs that scikit-learn ships, mixed by each method with the draw written beside.
+"""Draw the pictures of the documents: python -m docs.pictures.
 
-python -m docs.pictures
+methods.png: two photographs that scikit-learn ships, mixed by each method with the draw written beside;
+mixed_batch.png and draws.png: what jax_mix.plot draws.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -16,6 +18,7 @@ from sklearn.datasets import load_sample_image
 
 import jax_mix
 from jax_mix.training.models import PreActResNet
+from jax_mix.training.plots import save
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -46,7 +49,7 @@ def as_picture(states: jax.Array) -> np.ndarray:
     return np.clip((rgb - low) / (high - low), 0, 1)
 
 
-def main() -> None:
+def methods() -> None:
     images, partner = photographs(), np.array([1, 0])
     mixup = jax_mix.Mix(np.float32(0.65), partner)
     cutmix = jax_mix.Mix.from_box(partner, np.array([70, 60, 178, 168]), (SIZE, SIZE))
@@ -72,5 +75,31 @@ def main() -> None:
     figure.savefig(Path(__file__).parent / "methods.png", dpi=80)
 
 
+def mixed_batch() -> None:
+    """MixUp's rows and CutMix's in one batch."""
+    temple, flower = photographs()[:, ::2, ::2]
+    images = np.stack([temple, flower, flower[:, ::-1], temple[:, ::-1]])
+    box = np.array([[0] * 4, [40, 10, 90, 52], [8, 30, 70, 92], [0] * 4])
+    mix = jax_mix.Mix.from_box(np.array([1, 3, 0, 2]), box, (SIZE // 2, SIZE // 2))
+    blended = np.float32([0.6, 1, 1, 0.7])
+    mix = dataclasses.replace(mix, lam=mix.lam * blended, outside=blended)
+    figure = jax_mix.plot.batch(images, mix, [0, 1, 1, 0], ("temple", "dahlia"))
+    save(figure, Path(__file__).parent / "mixed_batch.png", dpi=70)
+
+
+def draws() -> None:
+    method = jax_mix.OneOf(
+        jax_mix.MixUp(0.8),
+        jax_mix.CutMix(1.0),
+        jax_mix.ManifoldMixup(2.0, layers=("stem", "layer1", "layer2"), use_input=False),
+        probabilities=(0.3, 0.5, 0.2),
+    )
+    keys = jax.random.split(jax.random.key(0), 3000)
+    mixes = jax.jit(jax.vmap(lambda key: method.sample(key, (64, 32, 32, 3))))(keys)
+    save(jax_mix.plot.draws(mixes), Path(__file__).parent / "draws.png", dpi=70)
+
+
 if __name__ == "__main__":
-    main()
+    methods()
+    mixed_batch()
+    draws()

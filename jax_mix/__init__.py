@@ -1,9 +1,18 @@
 """MixUp, Manifold Mixup and CutMix for JAX and Flax: draw, mix, loss.
 
+Methods, whose `sample` draws:  MixUp, CutMix, ManifoldMixup, OutputMixup; OneOf of several
+A draw, and what it does:       Mix, its blend and targets
+Models, mixed inside:           forward; list_layers, of Layer; MixPoint and LinenMixPoint mark a place
+Losses and metrics:             mixed_loss, MixedAccuracy
+One line, a batch in and out:   mixup, cutmix, manifold_mixup
+Other libraries' own numbers:   recipes
+Pictures:                       plot
+
 >>> import jax, jax.numpy as jnp, jax_mix
 >>> image, target = jax_mix.mixup(jax.random.key(0), jnp.ones((4, 8, 8, 1)), jnp.eye(4), alpha=0.4)
 """
 
+from jax_mix import plot as plot
 from jax_mix import recipes as recipes
 from jax_mix._cutmix import CutMix
 from jax_mix._forward import forward

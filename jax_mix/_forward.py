@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,10 @@ from jax_mix._mix import INPUT, OUTPUT, Mix, check_mix
 from jax_mix._paths import split_selector, wanted_paths, with_iteration
 from jax_mix._running import run
 
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import PyTree
-
 
 def forward(
     model: Any,
-    x: PyTree[ArrayLike] | None,
+    x: Any,
     mix: Mix | None,
     *args: Any,
     variables: Any = None,

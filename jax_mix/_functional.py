@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import jax
 
@@ -41,9 +41,22 @@ class _CutMixOptions(_Options, total=False):
 
 class _ManifoldMixupOptions(_Options, total=False):
     use_input: bool
-    layer_probabilities: Any
+    layer_probabilities: ArrayLike | Sequence[float] | None
 
 
+@overload
+def mixup(
+    key: Array,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    alpha: ArrayLike | tuple[float, float] = 0.4,
+    **options: Unpack[_Options],
+) -> tuple[Array, Array]: ...
+@overload
+def mixup(
+    key: Array, x: Any, y: Any, *, alpha: ArrayLike | tuple[float, float] = 0.4, **options: Unpack[_Options]
+) -> tuple[Any, Any]: ...
 def mixup(
     key: Array, x: Any, y: Any, *, alpha: ArrayLike | tuple[float, float] = 0.4, **options: Unpack[_Options]
 ) -> tuple[Any, Any]:
@@ -74,6 +87,26 @@ def mixup(
     return _mix_batch(key, x, y, MixUp(alpha, **options))
 
 
+@overload
+def cutmix(
+    key: Array,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    alpha: ArrayLike | tuple[float, float] = 1.0,
+    dense: bool | Sequence[int] | None = None,
+    **options: Unpack[_CutMixOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def cutmix(
+    key: Array,
+    x: Any,
+    y: Any,
+    *,
+    alpha: ArrayLike | tuple[float, float] = 1.0,
+    dense: bool | Sequence[int] | None = None,
+    **options: Unpack[_CutMixOptions],
+) -> tuple[Any, Any]: ...
 def cutmix(
     key: Array,
     x: Any,

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,16 +21,13 @@ from jax_mix._paths import under, with_iteration
 from jax_mix._running import Hook, fresh, run
 from jax_mix._tracing import program_of, with_shapes
 
-if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
 
 class Layer(NamedTuple):
     """One layer of a model, and what mixing there would mean."""
 
     name: str
     type: type
-    output: PyTree[jax.ShapeDtypeStruct]  # the shapes and dtypes it puts out
+    output: Any  # the shapes and dtypes it puts out, a tree of jax.ShapeDtypeStruct
     path: str  # the name without the iteration of a scanned block
     looped: bool  # a loop runs it with the same weights each time: it cannot be mixed at one call alone
     batch: bool  # it puts out a batch of floats that depends on what the model is called with

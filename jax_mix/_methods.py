@@ -252,7 +252,7 @@ class ManifoldMixup(Method):
     _: dataclasses.KW_ONLY
     layers: Any = None
     use_input: bool = True
-    layer_probabilities: Any = None
+    layer_probabilities: ArrayLike | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

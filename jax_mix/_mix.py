@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +13,19 @@ import numpy as np
 
 from jax_mix import _sampling
 from jax_mix._checks import (
-    CORNERS,
     SIDES,
     batch_size,
-    check_arrays,
     check_axes,
     check_blendable,
     check_box_form,
-    check_divides,
-    check_groups,
     check_like,
     check_loss,
     check_spatial,
     check_targets,
     ints,
     is_concrete,
-    shown,
 )
+from jax_mix._draw_checks import check_box, check_draw
 from jax_mix._lerp import column, per_sample
 from jax_mix._lerp import lerp as _lerp
 from jax_mix._pixels import covered as _covered
@@ -41,6 +37,7 @@ if TYPE_CHECKING:
     from jax import Array
     from jax.typing import ArrayLike
 
+Tree = TypeVar("Tree")
 INPUT = "input"  # the name of layer 0, the model's input
 OUTPUT = "<output>"  # what the model puts out: no path, so that a module may be called "output"
 
@@ -82,16 +79,32 @@ class Mix:
            [4.]], dtype=float32)
     """
 
-    lam: ArrayLike
-    partner: ArrayLike
-    box: ArrayLike | None = None
+    lam: Array
+    partner: Array
+    box: Array | None = None
     layer: str | Array = INPUT
     layers: tuple[str, ...] = (INPUT,)
     image_size: tuple[int, ...] | None = None
     spatial_axes: tuple[int, ...] = (1, 2)
     groups: int = 1
-    outside: ArrayLike | None = None
+    outside: Array | None = None
     box_layers: tuple[str, ...] | None = None
+
+    if TYPE_CHECKING:  # a draw has arrays; one that is made by hand may be given numbers, and keeps what it was given
+
+        def __init__(
+            self,
+            lam: ArrayLike,
+            partner: ArrayLike,
+            box: ArrayLike | None = None,
+            layer: str | ArrayLike = INPUT,
+            layers: Sequence[str] = (INPUT,),
+            image_size: Sequence[int] | None = None,
+            spatial_axes: Sequence[int] = (1, 2),
+            groups: int = 1,
+            outside: ArrayLike | None = None,
+            box_layers: Sequence[str] | None = None,
+        ) -> None: ...
 
     @classmethod
     def from_box(
@@ -131,9 +144,13 @@ class Mix:
         lam = _sampling.area_left(jnp.asarray(box), size)
         lam = jnp.broadcast_to(lam, np.shape(partner))
         mix = cls(lam, partner, box, image_size=size, spatial_axes=axes, groups=groups)
-        mix._check_box(size)
+        check_box(mix, size)
         return mix
 
+    @overload
+    def blend(self, x: ArrayLike, *, other: ArrayLike | None = None) -> Array: ...
+    @overload
+    def blend(self, x: Tree, *, other: Tree | None = None) -> Tree: ...
     def blend(self, x: Any, *, other: Any = None) -> Any:
         """Mix arrays, inputs or hidden states, with their partners; wherever `layer` is.
 
@@ -165,6 +182,12 @@ class Mix:
         check_blendable(x)
         return jax.tree.map(self._lerp_values, x, other)
 
+    @overload
+    def targets(
+        self, y: ArrayLike, *, dense: bool | Sequence[int] | None = None, other: ArrayLike | None = None
+    ) -> Array: ...
+    @overload
+    def targets(self, y: Tree, *, dense: bool | Sequence[int] | None = None, other: Tree | None = None) -> Tree: ...
     def targets(self, y: Any, *, dense: bool | Sequence[int] | None = None, other: Any = None) -> Any:
         """Mix targets: `lam * y + (1 - lam) * y[partner]`, also where the inputs were pasted; or paste dense ones.
 
@@ -239,6 +262,10 @@ class Mix:
             raise ValueError("layer_name is not known inside jit: return the Mix and read it outside.")
         return self.layers[int(self.layer)]
 
+    @overload
+    def take_partners(self, x: ArrayLike) -> Array: ...
+    @overload
+    def take_partners(self, x: Tree) -> Tree: ...
     def take_partners(self, x: Any) -> Any:
         """Each sample's partner, `x[partner]`, in any pytree of arrays, of any dtype.
 
@@ -277,7 +304,7 @@ class Mix:
         axes = self.spatial_axes if axes is None else axes
         check_spatial("x of shape", shape, axes)
         size = tuple(shape[axis] for axis in axes)
-        self._check_box(size)
+        check_box(self, size)
         starts, ends = self._starts_and_ends(shape[0])
         return of_axes(map(_inside, starts, ends, size), axes, len(shape), operator.and_)
 
@@ -301,7 +328,7 @@ class Mix:
         x, axes = jnp.asarray(x), self.spatial_axes
         check_spatial("a hidden state of shape", x.shape, axes)
         assert self.image_size is not None
-        self._check_box(self.image_size)
+        check_box(self, self.image_size)
         size = [x.shape[axis] for axis in axes]
         covered = of_axes(
             map(_covered, *self._starts_and_ends(x.shape[0]), size, self.image_size), axes, x.ndim, operator.mul
@@ -310,16 +337,6 @@ class Mix:
         if self.outside is not None:
             weight = weight * column(jnp.asarray(self.outside, jnp.float32), weight)
         return self._lerp(x, x, jnp.broadcast_to(weight, x.shape, out_sharding=explicit_sharding(x)))
-
-    def _check_box(self, size: tuple[int, ...]) -> None:
-        check_box_form(self.box, self.partner, len(self.spatial_axes))
-        if self.image_size is not None and tuple(self.image_size) != size:
-            raise ValueError(f"the box was drawn for images of {self.image_size} pixels, got x of {size} pixels.")
-        if is_concrete(self.box):
-            starts, ends = np.split(np.asarray(self.box), 2, axis=-1)
-            if np.any((starts < 0) | (ends > np.array(size)) | (starts > ends)):
-                box, corners = np.asarray(self.box).tolist(), CORNERS[len(size)]
-                raise ValueError(f"box must be {corners} inside the image of {size} pixels, got {box}.")
 
     def _check_pair(self, x: Any, other: Any, what: str) -> Any:
         """`other`, that partners are taken from, or `x` where there is none; both are checked."""
@@ -330,40 +347,8 @@ class Mix:
         return other
 
     def _check_batch(self, tree: Any, what: str) -> None:
-        check_arrays(self.lam, "lam")
-        check_arrays(self.partner, "partner")
-        if np.ndim(self.partner) != 1 or np.shape(self.lam) not in ((), np.shape(self.partner)):
-            raise ValueError(
-                "partner must be one int a sample, [batch], and lam as many floats or one for all; got shapes "
-                f"{np.shape(self.partner)} and {np.shape(self.lam)}."
-            )
+        check_draw(self)
         n = np.shape(self.partner)[0]
-        check_groups(self.groups)
-        check_divides(self.groups, n)
-        if is_concrete(self.partner):
-            partner = np.asarray(self.partner)
-            if not np.issubdtype(partner.dtype, np.integer) or np.any((partner < 0) | (partner >= n)):
-                raise ValueError(f"partner must be whole numbers from 0 to {n - 1}, got {shown(partner.tolist())}.")
-            size = n // self.groups
-            if self.groups > 1 and np.any(partner // size != np.arange(n) // size):
-                raise ValueError(
-                    f"partner must be of the same of {self.groups} groups of {size}, got {shown(partner.tolist())}."
-                )
-        if self.outside is not None:
-            check_arrays(self.outside, "outside")
-            if np.shape(self.outside) not in ((), np.shape(self.partner)):
-                raise ValueError(f"outside must be one float a sample, [{n}], got shape {np.shape(self.outside)}.")
-        for name, value in (("lam", self.lam), ("outside", self.outside)):
-            if value is None or not is_concrete(value):
-                continue
-            if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
-                raise ValueError(f"{name} must be from 0 to 1, got {shown(np.asarray(value).tolist())}.")
-        if len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"layers must be different names, got {self.layers}.")
-        if not isinstance(self.layer, str) and is_concrete(self.layer):
-            index = int(np.asarray(self.layer))  # an operation of jax.numpy would be traced inside jit
-            if not 0 <= index < len(self.layers):
-                raise ValueError(f"layer must be a name or an index into layers, {self.layers}, got {index}.")
         if batch_size(tree, what) != n:
             raise ValueError(f"{what} must have the draw's batch size, {n}, got {batch_size(tree, what)}.")
 

@@ -48,11 +48,16 @@ class OneOf:
     (('input', 'layer1'), (4,))
     """
 
-    methods: tuple[Any, ...]
+    methods: tuple[Method | OneOf | None, ...]
     probabilities: Any
     per: Per
 
-    def __init__(self, *methods: Any, probabilities: Any = None, per: Per = "batch") -> None:
+    def __init__(
+        self,
+        *methods: Method | OneOf | None,
+        probabilities: ArrayLike | Sequence[float] | None = None,
+        per: Per = "batch",
+    ) -> None:
         if not methods:
             raise ValueError("OneOf needs one method or more, as in OneOf(MixUp(0.8), CutMix(1.0)).")
         for method in methods:
@@ -84,7 +89,9 @@ class OneOf:
     def bind(self, model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> OneOf:
         """The same with the layers of all its methods found in `model`, as `ManifoldMixup.bind` finds them."""
         bound = [
-            method.bind(model, *args, variables=variables, **kwargs) if hasattr(method, "bind") else method
+            method.bind(model, *args, variables=variables, **kwargs)
+            if method is not None and hasattr(method, "bind")
+            else method
             for method in self.methods
         ]
         return OneOf(*bound, probabilities=self.probabilities, per=self.per)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
+    from jax import Array
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Float, Int, Key
 
 Partner = Literal["permutation", "derangement", "roll", "flip"]
 Box = Literal["fastai", "paper", "timm", "uniform", "inside", "keras"]
@@ -20,7 +20,7 @@ PARTNERS: tuple[str, ...] = get_args(Partner)
 BOXES: tuple[str, ...] = get_args(Box)
 
 
-def symmetric_beta(key: Key[Array, ""], alpha: ArrayLike, shape: tuple[int, ...]) -> Float[Array, ...]:
+def symmetric_beta(key: Array, alpha: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Beta(alpha, alpha), float32, without a rejection loop.
 
     Devroye 1996, "Random variate generation in one line of code": for U, V uniform and S a fair sign,
@@ -37,14 +37,14 @@ def symmetric_beta(key: Key[Array, ""], alpha: ArrayLike, shape: tuple[int, ...]
 
 
 def lambdas(
-    key: Key[Array, ""],
+    key: Array,
     alpha: Any,
     shape: tuple[int, ...],
     *,
     fold: bool,
     probability: ArrayLike,
     lam: Any = None,
-) -> Float[Array, ...]:
+) -> Array:
     """The samples' own weights: Beta(alpha, alpha), folded to max(lam, 1-lam) if asked; 1 where not applied.
 
     A pair `alpha` is a range that alpha is drawn from, once. `lam`, one number or a range, stands in Beta's place.
@@ -70,11 +70,11 @@ def is_one(probability: Any) -> bool:
     return isinstance(probability, (int, float)) and probability == 1
 
 
-def applies(key: Key[Array, ""], probability: ArrayLike, shape: tuple[int, ...]) -> Array:
+def applies(key: Array, probability: ArrayLike, shape: tuple[int, ...]) -> Array:
     return jax.random.bernoulli(key, jnp.asarray(probability, jnp.float32), shape)
 
 
-def choices(key: Key[Array, ""], count: int, shape: tuple[int, ...], probabilities: Any = None) -> Int[Array, ...]:
+def choices(key: Array, count: int, shape: tuple[int, ...], probabilities: Any = None) -> Array:
     """Which of `count` methods or layers: each as likely as any other, or with `probabilities`."""
     if probabilities is None:
         return jax.random.randint(key, shape, 0, count, jnp.int32)
@@ -82,9 +82,7 @@ def choices(key: Key[Array, ""], count: int, shape: tuple[int, ...], probabiliti
     return jax.random.categorical(key, logs, shape=shape).astype(jnp.int32)
 
 
-def partners(
-    key: Key[Array, ""], n: int, how: str, groups: int = 1, within: Int[Array, " n"] | None = None
-) -> Int[Array, " n"]:
+def partners(key: Array, n: int, how: str, groups: int = 1, within: Array | None = None) -> Array:
     """Who is mixed with whom: sample i with `partners[i]`, of the same one of `groups` equal parts of the batch.
 
     And of the same number in `within`, if given.
@@ -107,7 +105,7 @@ def partners(
     return jnp.roll(index, 1) if how == "roll" else index[::-1]
 
 
-def _partners_within(key: Key[Array, ""], index: Int[Array, " n"], how: str, within: Int[Array, " n"]) -> Array:
+def _partners_within(key: Array, index: Array, how: str, within: Array) -> Array:
     """The same among those of one number, which stand side by side once they are sorted by it."""
     in_order = index[jnp.argsort(within, stable=True)]
     shuffled = jax.random.permutation(key, index) if how in ("permutation", "derangement") else index
@@ -122,9 +120,7 @@ def _partners_within(key: Key[Array, ""], index: Int[Array, " n"], how: str, wit
     return index.at[shuffled].set(shuffled[jnp.where(index == first, last, index - 1)])
 
 
-def boxes(
-    key: Key[Array, ""], lam: Float[Array, ...], size: Sequence[int], how: str, sides: Sequence[Array] | None = None
-) -> Int[Array, "... 2d"]:
+def boxes(key: Array, lam: Array, size: Sequence[int], how: str, sides: Sequence[Array] | None = None) -> Array:
     """Boxes, all starts and then all ends (y1, x1, y2, x2), that cover about 1-lam of an image of `size`.
 
     Or with the given `sides`, a float array of lam's shape for each axis.
@@ -143,7 +139,7 @@ def boxes(
     return jnp.stack([*(start for start, _ in intervals), *(end for _, end in intervals)], axis=-1)
 
 
-def _interval(key: Key[Array, ""], side: Array, length: int, shape: tuple[int, ...], how: str) -> tuple[Array, Array]:
+def _interval(key: Array, side: Array, length: int, shape: tuple[int, ...], how: str) -> tuple[Array, Array]:
     if how == "keras":
         start = jax.random.uniform(key, shape, jnp.float32) * (length - side)
         return jnp.ceil(start).astype(jnp.int32), jnp.minimum(jnp.ceil(start + side).astype(jnp.int32), length)
@@ -161,7 +157,7 @@ def _interval(key: Key[Array, ""], side: Array, length: int, shape: tuple[int, .
 
 
 def whole_sides(
-    key: Key[Array, ""], side: float | tuple[float, float], size: Sequence[int], shape: tuple[int, ...]
+    key: Array, side: float | tuple[float, float], size: Sequence[int], shape: tuple[int, ...]
 ) -> list[Array]:
     """Box sides for `boxes`, in whole pixels: this part of each length, or of each axis one in a range of parts."""
     if not isinstance(side, tuple):
@@ -204,7 +200,7 @@ def shortest_side(
     return next(n for n in itertools.count(max(1, int((least - 0.5) / ratio) - 1)) if largest(n) >= least)
 
 
-def area_left(box: Int[Array, "... 2d"], size: Sequence[int]) -> Float[Array, ...]:
+def area_left(box: Array, size: Sequence[int]) -> Array:
     """The part of an image of `size` outside `box`, float32, or with x64 float64: CutMix's lambda."""
     dtype = jnp.result_type(float)
     sides = [box[..., len(size) + axis] - box[..., axis] for axis in range(len(size))]

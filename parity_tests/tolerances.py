@@ -46,6 +46,7 @@ TOLERANCES = {
     "compiled logits bfloat16": (0.0, 0.02),
     # A pixel in fifty is another by 1 of 255: Pillow scales with whole numbers.
     "probabilities of scaled images": (0.0, 0.01),
+    "pictures": (1e-6, 1e-6),  # shades from 0 to 1 and shares in percent, of float32
     "schedule": (1e-13, 0.0),  # a cosine and three operations in float64
     "trajectory float64": (1e-9, 0.0),  # 200 steps, whose roundings training multiplies
     "trajectory parameters float64": (0.0, 1e-8),  # the same

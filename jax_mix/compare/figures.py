@@ -15,6 +15,7 @@ from matplotlib.ticker import LogFormatter
 from jax_mix.compare import planar
 from jax_mix.compare.settings import Comparison, label
 from jax_mix.compare.summary import Found, baseline
+from jax_mix.plot import PLAIN_TEXT
 from jax_mix.training import data, plots
 
 Record = Mapping[str, Any]
@@ -53,7 +54,7 @@ def theme(name: str) -> Iterator[None]:
         "font.size": 11,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        **plots.PLAIN_TEXT,
+        **PLAIN_TEXT,
     }
     with mpl.rc_context(settings):
         yield

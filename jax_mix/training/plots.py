@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 import PIL.Image
 from matplotlib.figure import Figure  # not pyplot, which would want a display
 
-from jax_mix import Mix
+from jax_mix import Mix, plot
+from jax_mix.plot import PLAIN_TEXT
 from jax_mix.training.files import write_atomically
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
 
 _NAMED, _COUNTED = 60, 30  # classes, at most, whose names and numbers a confusion matrix shows
-PLAIN_TEXT: Any = {"text.parse_math": False}  # a name may have a $ in it, or two, and is no formula
 
 
 @mpl.rc_context(PLAIN_TEXT)
@@ -41,7 +42,6 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, float]], *, titl
     save(figure, path)
 
 
-@mpl.rc_context(PLAIN_TEXT)
 def plot_mixed_batch(
     path: Path,
     image: ArrayLike,
@@ -58,7 +58,7 @@ def plot_mixed_batch(
 
     Args:
       path: where to.
-      image: uint8 `[batch, height, width, channels]`, 1 or 3 channels.
+      image: uint8 `[batch, height, width, channels]`, 1 or 3 channels; the brightest is white.
       label: int `[batch]`.
       class_names: of every class.
       mix: the batch's draw, not traced; None shows the images alone.
@@ -67,34 +67,12 @@ def plot_mixed_batch(
     """
     pixels = np.asarray(image, np.float32)
     pixels = pixels / max(1, pixels.max())
-    names = [class_names[k] for k in np.asarray(label)]
-    shown = range(min(limit, len(names)))
-    rows = [("image", pixels, names)]
     if mix is None:
         title = "one batch, not mixed"
-    else:
-        partner = np.asarray(mix.partner)
-        lam = np.broadcast_to(np.asarray(mix.lam), partner.shape)
-        where = [_where(mix, i) for i in shown]
-        hidden = f"drawn for the hidden layer '{mix.layer_name}', shown on the input"
-        title += f", {hidden}" if mix.layer_name != "input" else ""
-        rows.append(("partner", pixels[partner], [f"{names[p]}, number {p}" for p in partner]))
-        weights = [f"{lam[i]:.0%} {names[i]}\n{1 - lam[i]:.0%} {names[partner[i]]}" for i in shown]
-        mixed = [f"λ = {lam[i]:.2f}, {where[i]}\n{weights[i]}" for i in shown]
-        rows.append(("mixed", np.asarray(mix.blend(pixels)), mixed))
-
-    figure = Figure(figsize=(1.8 * len(shown) + 0.8, 2.3 * len(rows) + 0.5), layout="constrained")
-    figure.suptitle(title)
-    for (row, images, texts), line in zip(rows, figure.subplots(len(rows), len(shown), squeeze=False), strict=True):
-        line[0].set_ylabel(row)
-        for i in shown:
-            line[i].imshow(images[i], cmap="gray", vmin=0, vmax=1)
-            line[i].set(xticks=[], yticks=[])
-            line[i].set_xlabel(texts[i], fontsize=8)
-            if row == "mixed" and mix is not None and mix.box is not None:
-                y1, x1, y2, x2 = _box(mix, i) - 0.5  # whole numbers are the centres of pixels
-                line[i].plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="tab:red", linewidth=1.5)
-    save(figure, path)
+    elif mix.layer_name != "input":
+        title += f", drawn for the hidden layer '{mix.layer_name}', shown on the input"
+        mix = dataclasses.replace(mix, layer="input")
+    save(plot.batch(pixels, mix, label, class_names, n=limit, title=title), path)
 
 
 @mpl.rc_context(PLAIN_TEXT)
@@ -124,18 +102,6 @@ def plot_confusion(path: Path, confusion: ArrayLike, class_names: Sequence[str],
             color = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
     save(figure, path)
-
-
-def _where(mix: Mix, i: int) -> str:
-    if mix.box is None:
-        return f"at {mix.layer_name}"
-    y1, x1, y2, x2 = _box(mix, i)
-    return f"rows {y1}:{y2}, columns {x1}:{x2}"
-
-
-def _box(mix: Mix, i: int) -> np.ndarray:
-    box = np.asarray(mix.box)
-    return box if box.ndim == 1 else box[i]
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 120) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,6 @@ from jax_mix.training.data.pixels import Decoded, decode, header, reason
 from jax_mix.training.data.source import resized
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Trained:
     bits: int
     about: About
 
-    def predict(self, images: Any, *, batch_size: int = 500) -> Float[np.ndarray, "n classes"]:
+    def predict(self, images: Any, *, batch_size: int = 500) -> np.ndarray:
         """The probability of each class, float32 `[n, classes]`.
 
         Args:
@@ -62,7 +59,7 @@ class Trained:
         logits = self.logits(self.preprocess(images), batch_size=batch_size)
         return np.asarray(jax.nn.softmax(logits))
 
-    def logits(self, image: Any, *, batch_size: int = 500) -> Float[np.ndarray, "n classes"]:
+    def logits(self, image: Any, *, batch_size: int = 500) -> np.ndarray:
         """The network's logits, float32 `[n, classes]`, for images as `preprocess` gives them.
 
         Raises:
@@ -75,7 +72,7 @@ class Trained:
         require(wrong == 0, f"the logits of {wrong} of {len(logits)} images are infinite or nan.")
         return logits
 
-    def preprocess(self, images: Any) -> UInt8[np.ndarray, "n height width channels"]:
+    def preprocess(self, images: Any) -> np.ndarray:
         """The images in the form the network was trained on, uint8 `[n, height, width, channels]`.
 
         They are scaled, until they just cover that size, and cut to it in their middle. Files are read as those of a
@@ -111,7 +108,7 @@ class Trained:
         found = header(file)
         return self.image_shape[2] == 1 and not isinstance(found, Exception) and not found.grey
 
-    def _file(self, file: Path) -> UInt8[np.ndarray, "height width channels"]:
+    def _file(self, file: Path) -> np.ndarray:
         decoded = self.decode(file)
         if isinstance(decoded, Exception):
             raise UserError(f"{reason(file, decoded)} cannot be read as an image.")
@@ -119,7 +116,7 @@ class Trained:
             warnings.warn(f"'{file}' has colours, the images of the run are grey: so is this one made.", stacklevel=4)
         return decoded.image
 
-    def _array(self, image: Any) -> UInt8[np.ndarray, "height width channels"]:
+    def _array(self, image: Any) -> np.ndarray:
         array, channels = np.asarray(image), self.image_shape[2]
         array = array[..., None] if array.ndim == 2 else array
         require(array.dtype == np.uint8, f"images must be uint8, 0 to 255, got {array.dtype}.")

@@ -47,6 +47,14 @@ def test_imports_run_down_and_files_are_short(path):
     assert lines <= (150 if path.name == "train.py" else 400), f"{lines} lines"
 
 
+def test_the_core_needs_jax_flax_and_numpy_for_its_types_too():
+    """What a user's type checker cannot import, it takes for anything. Pictures alone ask for matplotlib."""
+    for path in (ROOT / "jax_mix").glob("*.py"):
+        packages = {module.partition(".")[0] for module in imported(path)} - sys.stdlib_module_names
+        allowed = {"jax", "flax", "numpy", "jax_mix"} | ({"matplotlib"} if "plot" in path.name else set())
+        assert packages <= allowed, path.name
+
+
 def test_the_extra_is_what_is_imported():
     """Each package by the name it is installed by, and the name it is imported by."""
     names = {"orbax-checkpoint": "orbax", "tensorflow-datasets": "tensorflow_datasets", "pillow": "PIL"}

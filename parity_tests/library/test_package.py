@@ -48,11 +48,15 @@ def test_docstrings_have_an_example_and_a_source(thing):
         assert "Source:" in doc
 
 
+def test_help_begins_with_every_name():
+    assert {*jax_mix.__all__, "recipes", "plot"} <= set(re.findall(r"\w+", jax_mix.__doc__))
+
+
 def test_importing_jax_mix_brings_only_jax_flax_and_numpy():
     code = "import sys, jax_mix; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"jax", "flax", "numpy"} <= set(loaded)
-    assert not {"torch", "fastai", "tensorflow", "tensorflow_datasets", "jaxtyping"} & set(loaded)
+    assert not {"torch", "fastai", "tensorflow", "tensorflow_datasets", "jaxtyping", "matplotlib"} & set(loaded)
 
 
 def readme_commands():

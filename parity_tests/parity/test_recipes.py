@@ -23,7 +23,7 @@ from parity_tests.parity.recorder import Recorder
 from parity_tests.parity.replaying import Drawn, assert_same_batch, images, nchw, one_hot, replayed
 from parity_tests.tolerances import assert_within_ulp
 
-KEY, ROOT = jax.random.key(0), Path(__file__).parents[2]
+KEY = jax.random.key(0)
 ROOT = Path(__file__).parents[2]
 VERSIONS = {"timm": "1.0.31", "torchvision": "0.29.2", "keras": "3.15.1", "kornia": "0.9.0", "fastai": "2.8.12"}
 READ = {
@@ -41,6 +41,7 @@ def test_the_versions_whose_source_was_read(library):
     assert now.partition("+")[0] == read, (
         f"{library} is now {now}: read its {READ[library]} again, then change the version here"
     )
+    assert (ROOT / "docs" / "recipes.md").read_text().lower().count(f"| {library} {read} |") == 3, "who has what"
 
 
 @pytest.mark.parametrize(
