@@ -148,8 +148,8 @@ class CutMix(Method):
         else:
             drawn = draws(self.per, n, self.groups)
             sides = _sampling.whole_sides(words, self.side, size, drawn)
-            if not _sampling.is_one(self.probability):
-                applied = _sampling.applies(words, self.probability, drawn)
+            applied = _sampling.applies(words, self.probability, drawn)
+            if applied is not None:
                 sides = [jnp.where(applied, side, 0) for side in sides]
             lam = jnp.zeros(drawn, jnp.float32)
             box = _sampling.boxes(words, lam, size, self.box, sides)

@@ -102,24 +102,26 @@ def lambdas(
         lam = jnp.full(shape, lam, jnp.float32)
     if fold:
         lam = jnp.maximum(lam, 1 - lam)
-    if is_one(probability):
-        return lam
-    return jnp.where(applies(words, probability, shape), lam, 1.0)
+    applied = applies(words, probability, shape)
+    return lam if applied is None else jnp.where(applied, lam, 1.0)
 
 
-def is_one(probability: Any) -> bool:
-    return isinstance(probability, (int, float)) and probability == 1
+def applies(words: Words, probability: ArrayLike, shape: tuple[int, ...]) -> Array | None:
+    """Whether to mix at all; None, always, for a probability that is known to be 1.
 
-
-def applies(words: Words, probability: ArrayLike, shape: tuple[int, ...]) -> Array:
-    return words.uniform(shape) < jnp.asarray(probability, jnp.float32)
+    The words are taken there too: what is drawn next is the same for a 1 that is traced.
+    """
+    part = words.uniform(shape)
+    known = isinstance(probability, (int, float)) and probability == 1
+    return None if known else part < jnp.asarray(probability, jnp.float32)
 
 
 def choices(words: Words, count: int, shape: tuple[int, ...], probabilities: Any = None) -> Array:
     """Which of `count` methods or layers: each as likely as any other, or with `probabilities`."""
     if probabilities is None:
         return words.below(count, shape)
-    up_to = jnp.cumsum(jnp.asarray(probabilities, jnp.float32))
+    # A schedule's last one, 1 - step / steps, may be a rounding below 0.
+    up_to = jnp.cumsum(jnp.maximum(jnp.asarray(probabilities, jnp.float32), 0))
     at = words.uniform(shape)[..., None] * up_to[-1]  # below the last one, so that none of probability 0 is drawn
     return jnp.sum(at >= jnp.expand_dims(up_to[:-1], tuple(range(len(shape)))), axis=-1, dtype=jnp.int32)
 
