@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 
 from jax_mix import _checks, _sampling
-from jax_mix._methods import ManifoldMixup, Method, Per, batch, draws, kept, static
+from jax_mix._methods import ManifoldMixup, Method, Per, batch, draws, kept, static, words_of
 from jax_mix._mix import Mix
 from jax_mix._places import as_layers, at_layer, layer_names
 
@@ -130,35 +129,32 @@ class CutMix(Method):
         >>> jax_mix.CutMix(1.0, per="sample").sample(jax.random.key(0), (8, 32, 32, 3)).box.shape
         (8, 4)
         """
-        if self.layers == ():
-            return self._sample(key, shape, within, where)
-        names = layer_names(self.layers, use_input=self.use_input)
-        _checks.check_key(key)
-        key_mix, key_layer = jax.random.split(key)
-        return at_layer(self._sample(key_mix, shape, within, where), key_layer, names, None, None)
+        return self._draw(words_of(key, shape), shape, within, where)
 
-    def _sample(self, key: Array, shape: Sequence[int], within: Any, where: Any) -> Mix:
-        _checks.check_key(key)
+    def _draw(self, words: _sampling.Words, shape: Sequence[int], within: Any, where: Any) -> Mix:
+        names = layer_names(self.layers, use_input=self.use_input)
+        mix = self._draw_box(words, shape, within, where)
+        return at_layer(mix, words, names, None, None) if self.layers else mix
+
+    def _draw_box(self, words: _sampling.Words, shape: Sequence[int], within: Any, where: Any) -> Mix:
         n = batch(shape)
         axes = tuple(self.spatial_axes)
         _checks.check_spatial("shape", shape, axes)
         size = tuple(int(shape[axis]) for axis in axes)
         self._check_size(size, shape)
-        key_lam, key_partner, key_box = jax.random.split(key, 3)
         if self.side is None:
-            lam = self._lambdas(key_lam, n)
-            box = _sampling.boxes(key_box, lam, size, self.box)
+            lam = self._lambdas(words, n)
+            box = _sampling.boxes(words, lam, size, self.box)
         else:
-            key_side, key_apply = jax.random.split(key_lam)
             drawn = draws(self.per, n, self.groups)
-            sides = _sampling.whole_sides(key_side, self.side, size, drawn)
-            if not _sampling.is_one(self.probability):
-                applied = _sampling.applies(key_apply, self.probability, drawn)
+            sides = _sampling.whole_sides(words, self.side, size, drawn)
+            applied = _sampling.applies(words, self.probability, drawn)
+            if applied is not None:
                 sides = [jnp.where(applied, side, 0) for side in sides]
             lam = jnp.zeros(drawn, jnp.float32)
-            box = _sampling.boxes(key_box, lam, size, self.box, sides)
+            box = _sampling.boxes(words, lam, size, self.box, sides)
         box = self._rows(box, n)
-        partner = self._partners(key_partner, n, within, where)
+        partner = self._partners(words, n, within, where)
         mix = Mix.from_box(partner, box, size, spatial_axes=axes, groups=self.groups)
         if not self.correct_lam:
             mix = dataclasses.replace(mix, lam=jnp.broadcast_to(self._rows(lam, n), (n,)))

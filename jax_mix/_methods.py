@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -85,16 +84,18 @@ class Method:
         >>> bool((jax_mix.MixUp(1.0).sample(jax.random.key(0), (100,)).lam >= 0.5).all())
         True
         """
-        _checks.check_key(key)
-        key_lam, key_partner = jax.random.split(key)
+        return self._draw(words_of(key, shape), shape, within, where)
+
+    def _draw(self, words: _sampling.Words, shape: Sequence[int], within: Any, where: Any) -> Mix:
+        """What `sample` draws, from words that others may have taken theirs from."""
         n = batch(shape)
-        lam = jnp.broadcast_to(self._rows(self._lambdas(key_lam, n), n), (n,))
-        partner = self._partners(key_partner, n, within, where)
+        lam = jnp.broadcast_to(self._rows(self._lambdas(words, n), n), (n,))
+        partner = self._partners(words, n, within, where)
         return Mix(kept(where, lam), partner, groups=self.groups)
 
-    def _lambdas(self, key: Array, n: int) -> Array:
+    def _lambdas(self, words: _sampling.Words, n: int) -> Array:
         return _sampling.lambdas(
-            key,
+            words,
             self.alpha,
             draws(self.per, n, self.groups),
             fold=self.fold,
@@ -105,12 +106,12 @@ class Method:
     def _rows(self, drawn: Array, n: int) -> Array:
         return rows(self.per, drawn, n, self.groups)
 
-    def _partners(self, key: Array, n: int, within: ArrayLike | None, where: ArrayLike | None) -> Array:
+    def _partners(self, words: _sampling.Words, n: int, within: ArrayLike | None, where: ArrayLike | None) -> Array:
         _checks.check_divides(self.groups, n)
         if self.groups == n > 1:
             raise ValueError(f"groups must leave two samples or more in each, or none has a partner: got {n} of {n}.")
         if within is None and where is None:
-            return _sampling.partners(key, n, self.partner, self.groups)
+            return _sampling.partners(words, n, self.partner, self.groups)
         if self.per == "pair":
             raise ValueError("per='pair' needs every sample and the one as far from the end: no within, no where.")
         number = jnp.zeros(n, jnp.int32)
@@ -118,10 +119,10 @@ class Method:
             _checks.check_rows("within", within, n, "int")
             number = jnp.unique(replicated(within), return_inverse=True, size=n)[1].astype(jnp.int32)
         if where is None:
-            return _sampling.partners(key, n, self.partner, self.groups, number)
+            return _sampling.partners(words, n, self.partner, self.groups, number)
         _checks.check_rows("where", where, n, "bool")
         filled = replicated(where)
-        partner = _sampling.partners(key, n, self.partner, self.groups, jnp.where(filled, number, n))
+        partner = _sampling.partners(words, n, self.partner, self.groups, jnp.where(filled, number, n))
         return jnp.where(filled, partner, jnp.arange(n, dtype=jnp.int32))
 
 
@@ -210,11 +211,8 @@ class OutputMixup(Method):
 
     alpha: ArrayLike | tuple[float, float] = 0.4
 
-    def sample(
-        self, key: Array, shape: Sequence[int], *, within: ArrayLike | None = None, where: ArrayLike | None = None
-    ) -> Mix:
-        """Draw one batch's lambdas and partners, as `MixUp.sample` does."""
-        mix = super().sample(key, shape, within=within, where=where)
+    def _draw(self, words: _sampling.Words, shape: Sequence[int], within: Any, where: Any) -> Mix:
+        mix = super()._draw(words, shape, within, where)
         return dataclasses.replace(mix, layer=OUTPUT, layers=(OUTPUT,))
 
 
@@ -364,11 +362,14 @@ class ManifoldMixup(Method):
         >>> method.sample(jax.random.key(0), (8, 4), layer="layer1").layer_name
         'layer1'
         """
+        return self._draw(words_of(key, shape), shape, within, where, layer)
+
+    def _draw(
+        self, words: _sampling.Words, shape: Sequence[int], within: Any, where: Any, layer: str | None = None
+    ) -> Mix:
         names = self.places
-        _checks.check_key(key)
-        key_mix, key_layer = jax.random.split(key)
-        mix = super().sample(key_mix, shape, within=within, where=where)
-        return at_layer(mix, key_layer, names, layer, self.layer_probabilities)
+        mix = super()._draw(words, shape, within, where)
+        return at_layer(mix, words, names, layer, self.layer_probabilities)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -380,3 +381,8 @@ def batch(shape: Sequence[int]) -> int:
     if hasattr(shape, "shape") or not isinstance(shape, Sequence) or not shape or shape[0] < 0:
         raise ValueError(f"shape must be the batch's shape, batch first, as image.shape, got {_checks.shown(shape)}.")
     return int(shape[0])
+
+
+def words_of(key: Array, shape: Sequence[int]) -> _sampling.Words:
+    _checks.check_key(key)
+    return _sampling.Words(key, batch(shape))

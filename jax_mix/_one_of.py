@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mix import _checks, _sampling
-from jax_mix._methods import Method, Per, batch, draws, rows
+from jax_mix._methods import Method, Per, batch, draws, rows, words_of
 from jax_mix._mix import Mix
 
 if TYPE_CHECKING:
@@ -119,15 +119,16 @@ class OneOf:
         >>> method.sample(jax.random.key(0), (8, 32, 32, 3)).outside.shape
         (8,)
         """
-        _checks.check_key(key)
+        return self._draw(words_of(key, shape), shape, within, where)
+
+    def _draw(self, words: _sampling.Words, shape: Sequence[int], within: Any, where: Any) -> Mix:
+        """What `sample` draws, from words that others may have taken theirs from."""
         n = batch(shape)
-        key_choice, *keys = jax.random.split(key, len(self.methods) + 1)
         mixes = [
-            _unmixed(n) if method is None else method.sample(key, shape, within=within, where=where)
-            for method, key in zip(self.methods, keys, strict=True)
+            _unmixed(n) if method is None else method._draw(words, shape, within, where) for method in self.methods
         ]
         drawn = draws(self.per, n, self.groups)
-        choice = _sampling.choices(key_choice, len(self.methods), drawn, self.probabilities)
+        choice = _sampling.choices(words, len(self.methods), drawn, self.probabilities)
         mixes = _of_one_structure(mixes, [method is not None for method in self.methods], self.per)
         return _chosen(mixes, rows(self.per, choice, n, self.groups))
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jax_mix import _checks, _sampling
 from jax_mix._mix import INPUT, Mix
-
-if TYPE_CHECKING:
-    from jax import Array
 
 
 def as_layers(layers: Any) -> tuple[Any, ...]:
@@ -30,12 +27,12 @@ def layer_names(layers: tuple[Any, ...] | None, *, use_input: bool) -> tuple[str
     return ((INPUT,) if use_input else ()) + tuple(l for l in layers if l != INPUT)
 
 
-def at_layer(mix: Mix, key: Array, names: tuple[str, ...], layer: str | None, probabilities: Any) -> Mix:
+def at_layer(mix: Mix, words: _sampling.Words, names: tuple[str, ...], layer: str | None, probabilities: Any) -> Mix:
     """The draw at the layer that is asked for, or at one that is drawn."""
     if probabilities is not None:
         _checks.check_probabilities("layer_probabilities", probabilities, names)
     if layer is None:
-        return dataclasses.replace(mix, layer=_sampling.choices(key, len(names), (), probabilities), layers=names)
+        return dataclasses.replace(mix, layer=_sampling.choices(words, len(names), (), probabilities), layers=names)
     if layer not in names:
         raise ValueError(f"layer is {layer!r}: {_checks.suggest(str(layer), names)}")
     return dataclasses.replace(mix, layer=layer, layers=names)

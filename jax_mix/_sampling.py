@@ -1,7 +1,8 @@
-"""Every random number of jax_mix: lambda, partners, boxes, layers and methods. Pure functions of a key."""
+"""Every random number of jax_mix: lambda, partners, boxes, layers and methods. Pure functions of a draw's words."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -20,24 +21,66 @@ PARTNERS: tuple[str, ...] = get_args(Partner)
 BOXES: tuple[str, ...] = get_args(Box)
 
 
-def symmetric_beta(key: Array, alpha: ArrayLike, shape: tuple[int, ...]) -> Array:
+class Words:
+    """The random 32-bit words of one batch's draw, from which all that is drawn takes its own, in order.
+
+    They come from one call of the generator, since compiled for a CPU each costs as much as a layer of a network; a
+    draw that needs more than eight for each sample calls it again.
+    """
+
+    def __init__(self, key: Array, n: int) -> None:
+        self._key, self._size, self._calls = key, 8 * max(n, 2), 0
+        self._taken = self._size
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """The next words, as many as `shape` holds, at most one for each sample. uint32."""
+        count = math.prod(shape)
+        if self._taken + count > self._size:
+            key = self._key if self._calls == 0 else jax.random.fold_in(self._key, self._calls)
+            self._words = jax.random.bits(key, (self._size,), jnp.uint32)  # flat: of two axes, it compiles slower
+            self._taken, self._calls = 0, self._calls + 1
+        self._taken += count
+        return self._words[self._taken - count : self._taken].reshape(shape)
+
+    def uniform(self, shape: tuple[int, ...]) -> Array:
+        """Float32 from 0 up to, not with, 1, in steps of 2^-23."""
+        return _uniform(self.take(shape))
+
+    def below(self, count: Any, shape: tuple[int, ...]) -> Array:
+        """Whole numbers from 0 up to, not with, `count`, which may be an array; int32."""
+        count = jnp.asarray(count).astype(jnp.uint32)
+        return (self.take(shape) % count).astype(jnp.int32)
+
+    def order(self, shape: tuple[int, ...]) -> Array:
+        """Numbers from 0 on in random order along the last axis, int32."""
+        n = shape[-1]
+        index = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), shape)
+        keys = [self.take(shape) for _ in range(1 if n < 2**10 else 2)]  # of many words, two may be equal
+        return jax.lax.sort((*keys, index), num_keys=len(keys))[-1]
+
+
+def _uniform(words: Array) -> Array:
+    return (words >> jnp.uint32(9)).astype(jnp.float32) * jnp.float32(2**-23)
+
+
+def symmetric_beta(words: Words, alpha: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Beta(alpha, alpha), float32, without a rejection loop.
 
     Devroye 1996, "Random variate generation in one line of code": for U, V uniform and S a fair sign,
     1/2 (1 + S / sqrt(1 + 1/t)) with t = (U^(-1/alpha) - 1) cos^2(2 pi V). Written here for the smaller of
     B and 1-B, 1/2 / (1 + t + sqrt(t) sqrt(1+t)), which loses no digits near 0 and is never 0/0.
     """
-    key_u, key_v, key_s = jax.random.split(key, 3)
     alpha = jnp.asarray(alpha, jnp.float32)
-    u = jax.random.uniform(key_u, shape, jnp.float32, minval=jnp.finfo(jnp.float32).tiny)
-    angle = jnp.float32(2 * jnp.pi) * jax.random.uniform(key_v, shape, jnp.float32)
+    u = jnp.maximum(words.uniform(shape), jnp.finfo(jnp.float32).tiny)
+    word = words.take(shape)
+    angle, sign = jnp.float32(2 * jnp.pi) * _uniform(word), word & jnp.uint32(1)  # other bits of one word
     t = jnp.expm1(-jnp.log(u) / alpha) * jnp.square(jnp.cos(angle))
     smaller = 0.5 / (1 + t + jnp.sqrt(t) * jnp.sqrt(1 + t))
-    return jnp.where(jax.random.bernoulli(key_s, jnp.float32(0.5), shape), 1 - smaller, smaller)
+    return jnp.where(sign == 1, 1 - smaller, smaller)
 
 
 def lambdas(
-    key: Array,
+    words: Words,
     alpha: Any,
     shape: tuple[int, ...],
     *,
@@ -49,67 +92,67 @@ def lambdas(
 
     A pair `alpha` is a range that alpha is drawn from, once. `lam`, one number or a range, stands in Beta's place.
     """
-    key_lam, key_apply = jax.random.split(key)
     if lam is None:
         if isinstance(alpha, tuple):
-            key_alpha, key_lam = jax.random.split(key_lam)
-            alpha = alpha[1] - (alpha[1] - alpha[0]) * jax.random.uniform(key_alpha, (), jnp.float32)  # never the lower
-        lam = symmetric_beta(key_lam, alpha, shape)
+            alpha = alpha[1] - (alpha[1] - alpha[0]) * words.uniform(())  # never the lower
+        lam = symmetric_beta(words, alpha, shape)
     elif isinstance(lam, tuple):
-        lam = jax.random.uniform(key_lam, shape, jnp.float32, *lam)
+        lam = lam[0] + (lam[1] - lam[0]) * words.uniform(shape)
     else:
         lam = jnp.full(shape, lam, jnp.float32)
     if fold:
         lam = jnp.maximum(lam, 1 - lam)
-    if is_one(probability):
-        return lam
-    return jnp.where(applies(key_apply, probability, shape), lam, 1.0)
+    applied = applies(words, probability, shape)
+    return lam if applied is None else jnp.where(applied, lam, 1.0)
 
 
-def is_one(probability: Any) -> bool:
-    return isinstance(probability, (int, float)) and probability == 1
+def applies(words: Words, probability: ArrayLike, shape: tuple[int, ...]) -> Array | None:
+    """Whether to mix at all; None, always, for a probability that is known to be 1.
+
+    The words are taken there too: what is drawn next is the same for a 1 that is traced.
+    """
+    part = words.uniform(shape)
+    known = isinstance(probability, (int, float)) and probability == 1
+    return None if known else part < jnp.asarray(probability, jnp.float32)
 
 
-def applies(key: Array, probability: ArrayLike, shape: tuple[int, ...]) -> Array:
-    return jax.random.bernoulli(key, jnp.asarray(probability, jnp.float32), shape)
-
-
-def choices(key: Array, count: int, shape: tuple[int, ...], probabilities: Any = None) -> Array:
+def choices(words: Words, count: int, shape: tuple[int, ...], probabilities: Any = None) -> Array:
     """Which of `count` methods or layers: each as likely as any other, or with `probabilities`."""
     if probabilities is None:
-        return jax.random.randint(key, shape, 0, count, jnp.int32)
-    logs = jnp.log(jnp.asarray(probabilities, jnp.float32))
-    return jax.random.categorical(key, logs, shape=shape).astype(jnp.int32)
+        return words.below(count, shape)
+    # A schedule's last one, 1 - step / steps, may be a rounding below 0.
+    up_to = jnp.cumsum(jnp.maximum(jnp.asarray(probabilities, jnp.float32), 0))
+    at = words.uniform(shape)[..., None] * up_to[-1]  # below the last one, so that none of probability 0 is drawn
+    return jnp.sum(at >= jnp.expand_dims(up_to[:-1], tuple(range(len(shape)))), axis=-1, dtype=jnp.int32)
 
 
-def partners(key: Array, n: int, how: str, groups: int = 1, within: Array | None = None) -> Array:
+def partners(words: Words, n: int, how: str, groups: int = 1, within: Array | None = None) -> Array:
     """Who is mixed with whom: sample i with `partners[i]`, of the same one of `groups` equal parts of the batch.
 
     And of the same number in `within`, if given.
     """
-    if groups > 1:
-        size = n // groups
-        within = None if within is None else within.reshape(groups, size)
-        found = jax.vmap(lambda key, within: partners(key, size, how, within=within))
-        return (
-            found(jax.random.split(key, groups), within) + size * jnp.arange(groups, dtype=jnp.int32)[:, None]
-        ).reshape(n)
-    index = jnp.arange(n, dtype=jnp.int32)
+    size = n // groups
+    order = words.order((groups, size)) if how in ("permutation", "derangement") else None
+    numbers = None if within is None else within.reshape(groups, size)
+    of_group = functools.partial(_partners, how, jnp.arange(size, dtype=jnp.int32))
+    found = of_group(None, None) if order is None and numbers is None else jax.vmap(of_group)(order, numbers)
+    first = size * jnp.arange(groups, dtype=jnp.int32)
+    return (jnp.broadcast_to(found, (groups, size)) + first[:, None]).reshape(n)
+
+
+def _partners(how: str, index: Array, order: Array | None, within: Array | None) -> Array:
+    """Those of one group; `order` is a random one, where `how` needs it."""
     if within is not None:
-        return _partners_within(key, index, how, within)
-    if how == "permutation":
-        return jax.random.permutation(key, index)
-    if how == "derangement":
-        circle = jax.random.permutation(key, index)  # everyone's partner is the one before
-        return index.at[circle].set(jnp.roll(circle, 1))
-    return jnp.roll(index, 1) if how == "roll" else index[::-1]
+        return _partners_within(how, index, index if order is None else order, within)
+    if order is None:
+        return jnp.roll(index, 1) if how == "roll" else index[::-1]
+    return order if how == "permutation" else index.at[order].set(jnp.roll(order, 1))  # the one before, in a circle
 
 
-def _partners_within(key: Array, index: Array, how: str, within: Array) -> Array:
+def _partners_within(how: str, index: Array, order: Array, within: Array) -> Array:
     """The same among those of one number, which stand side by side once they are sorted by it."""
     in_order = index[jnp.argsort(within, stable=True)]
-    shuffled = jax.random.permutation(key, index) if how in ("permutation", "derangement") else index
-    shuffled = shuffled[jnp.argsort(within[shuffled], stable=True)]
+    shuffled = order[jnp.argsort(within[order], stable=True)]
     number = within[in_order]
     first = jnp.searchsorted(number, number, side="left").astype(jnp.int32)
     last = jnp.searchsorted(number, number, side="right").astype(jnp.int32) - 1
@@ -120,7 +163,7 @@ def _partners_within(key: Array, index: Array, how: str, within: Array) -> Array
     return index.at[shuffled].set(shuffled[jnp.where(index == first, last, index - 1)])
 
 
-def boxes(key: Array, lam: Array, size: Sequence[int], how: str, sides: Sequence[Array] | None = None) -> Array:
+def boxes(words: Words, lam: Array, size: Sequence[int], how: str, sides: Sequence[Array] | None = None) -> Array:
     """Boxes, all starts and then all ends (y1, x1, y2, x2), that cover about 1-lam of an image of `size`.
 
     Or with the given `sides`, a float array of lam's shape for each axis.
@@ -131,42 +174,35 @@ def boxes(key: Array, lam: Array, size: Sequence[int], how: str, sides: Sequence
     around a centre that may be outside, so that every pixel is covered as often (Composer). "inside" and "keras" are
     whole inside of the image: of a side cut to an int, or of a start and an end that are cut after they are drawn.
     """
-    keys = jax.random.split(key, len(size))
     if sides is None:
         ratio = jnp.sqrt(1 - lam) if len(size) == 2 else (1 - lam) ** (1 / len(size))
         sides = [length * ratio for length in size]
-    intervals = [_interval(*given, lam.shape, how) for given in zip(keys, sides, size, strict=True)]
+    intervals = [_interval(words, *given, lam.shape, how) for given in zip(sides, size, strict=True)]
     return jnp.stack([*(start for start, _ in intervals), *(end for _, end in intervals)], axis=-1)
 
 
-def _interval(key: Array, side: Array, length: int, shape: tuple[int, ...], how: str) -> tuple[Array, Array]:
+def _interval(words: Words, side: Array, length: int, shape: tuple[int, ...], how: str) -> tuple[Array, Array]:
     if how == "keras":
-        start = jax.random.uniform(key, shape, jnp.float32) * (length - side)
+        start = words.uniform(shape) * (length - side)
         return jnp.ceil(start).astype(jnp.int32), jnp.minimum(jnp.ceil(start + side).astype(jnp.int32), length)
     whole = (jnp.round if how == "fastai" else jnp.floor)(side).astype(jnp.int32)
     if how == "inside":
-        start = jax.random.randint(key, shape, 0, length - whole + 1, jnp.int32)
+        start = words.below(length - whole + 1, shape)
         return start, start + whole
     half = whole // 2
-    if how == "uniform":
-        centre = jax.random.randint(key, shape, half - whole, length + half, jnp.int32)
-    else:
-        centre = jax.random.randint(key, shape, 0, length, jnp.int32)
+    centre = half - whole + words.below(length + whole, shape) if how == "uniform" else words.below(length, shape)
     end = (whole + 1) // 2 if how == "timm" else half
     return jnp.clip(centre - half, 0, length), jnp.clip(centre + end, 0, length)
 
 
 def whole_sides(
-    key: Array, side: float | tuple[float, float], size: Sequence[int], shape: tuple[int, ...]
+    words: Words, side: float | tuple[float, float], size: Sequence[int], shape: tuple[int, ...]
 ) -> list[Array]:
     """Box sides for `boxes`, in whole pixels: this part of each length, or of each axis one in a range of parts."""
     if not isinstance(side, tuple):
         return [jnp.full(shape, int(length * side), jnp.float32) for length in size]
-    keys = jax.random.split(key, len(size))
-    return [
-        jax.random.randint(key, shape, *_side_range(side, length), jnp.int32).astype(jnp.float32)
-        for key, length in zip(keys, size, strict=True)
-    ]
+    ranges = [_side_range(side, length) for length in size]
+    return [(low + words.below(high - low, shape)).astype(jnp.float32) for low, high in ranges]
 
 
 def _side_range(side: float | tuple[float, float], length: int) -> tuple[int, int]:

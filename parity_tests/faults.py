@@ -178,8 +178,8 @@ FAULTS = [Fault(*fault) for fault in (
     # The library.
     ("_sampling.py", "    if fold:", "    if fold and shape:", "library/test_methods.py::test_folded_lambdas_are_the_larger_of_both"),
     ("_sampling.py", 'end = (whole + 1) // 2 if how == "timm" else half', "end = half", "library/test_options.py::test_timms_box_may_be_odd"),
-    ("_sampling.py", "length - whole + 1, jnp.int32)", "length - whole, jnp.int32)", "library/test_options.py::test_boxes_kept_inside_are_as_large_as_they_were_drawn"),
-    ("_sampling.py", "index.at[circle].set(jnp.roll(circle, 1))", "circle", "library/test_options.py::test_a_derangement_is_a_circle"),
+    ("_sampling.py", "words.below(length - whole + 1", "words.below(length - whole", "library/test_options.py::test_boxes_kept_inside_are_as_large_as_they_were_drawn"),
+    ("_sampling.py", "index.at[order].set(jnp.roll(order, 1))", "order", "library/test_options.py::test_a_derangement_is_a_circle"),
     ("_sampling.py", "jnp.where(index == first, last, index - 1)", "index - 1", "library/test_options.py::test_partners_within_classes_and_never_a_padded_row"),
     ("_methods.py", "np.minimum(at, size - 1 - at)", "at // 2", "library/test_options.py::test_pairs_share_their_draw"),
     ("_methods.py", "return Mix(kept(where, lam), partner", "return Mix(lam, partner", "library/test_options.py::test_padded_rows_stay_as_they_are_in_every_method"),

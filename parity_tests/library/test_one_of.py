@@ -182,7 +182,7 @@ def test_a_hidden_layer_is_cut_by_the_box_at_its_own_size():
     assert method.layers == ("half",)
     drawn = method.sample(KEY, SHAPE)
     assert (drawn.layers, drawn.layer.shape) == (("input", "half"), ())
-    np.testing.assert_array_equal(drawn.box, CutMix(1.0).sample(jax.random.split(KEY)[0], SHAPE).box)
+    np.testing.assert_array_equal(drawn.box, CutMix(1.0).sample(KEY, SHAPE).box)
 
 
 def test_a_batch_split_over_devices():
@@ -230,14 +230,14 @@ def test_plain_methods_are_the_programs_written_out():
     """What a draw may hold and does not costs nothing: no operation is there but those of the method."""
 
     def mixup(key, x):
-        lam, partner = (jax.random.split(key)[i] for i in range(2))
-        lam = jnp.broadcast_to(_sampling.lambdas(lam, 1.0, (12,), fold=True, probability=1.0), (12,))
-        return _lerp.lerp(x, x.at[_sampling.partners(partner, 12, "permutation")].get(), lam)
+        words = _sampling.Words(key, 12)
+        lam = jnp.broadcast_to(_sampling.lambdas(words, 1.0, (12,), fold=True, probability=1.0), (12,))
+        return _lerp.lerp(x, x.at[_sampling.partners(words, 12, "permutation")].get(), lam)
 
     def cutmix(key, x):
-        lam, partner, place = jax.random.split(key, 3)
-        box = _sampling.boxes(place, _sampling.lambdas(lam, 1.0, (), fold=False, probability=1.0), (8, 6), "fastai")
-        partner = _sampling.partners(partner, 12, "permutation")
+        words = _sampling.Words(key, 12)
+        box = _sampling.boxes(words, _sampling.lambdas(words, 1.0, (), fold=False, probability=1.0), (8, 6), "fastai")
+        partner = _sampling.partners(words, 12, "permutation")
         y1, x1, y2, x2 = (jnp.broadcast_to(box, (12, 4))[:, i] for i in range(4))
         rows = (jnp.arange(8)[None] >= y1[:, None]) & (jnp.arange(8)[None] < y2[:, None])
         columns = (jnp.arange(6)[None] >= x1[:, None]) & (jnp.arange(6)[None] < x2[:, None])

@@ -75,7 +75,9 @@ def test_timms_box_may_be_odd():
     """`centre - side // 2` to `centre + (side + 1) // 2`, clipped, for each side and centre there is."""
     size = 7
     lam = 1 - (np.arange(size * 200) % size / size + 1e-3) ** 2
-    box = np.asarray(_sampling.boxes(KEY, jnp.asarray(lam, jnp.float32), (size, size), "timm"))
+    box = np.asarray(
+        _sampling.boxes(_sampling.Words(KEY, len(lam)), jnp.asarray(lam, jnp.float32), (size, size), "timm")
+    )
     side = np.arange(size * 200) % size
     for start, end in ((box[:, 0], box[:, 2]), (box[:, 1], box[:, 3])):
         possible = {s: {(max(c - s // 2, 0), min(c + (s + 1) // 2, size)) for c in range(size)} for s in range(size)}
@@ -92,7 +94,7 @@ def test_boxes_kept_inside_are_as_large_as_they_were_drawn(box):
     size = 16
     side = 5.0
     lam = jnp.full((N,), 1 - (side / size) ** 2, jnp.float32)
-    found = np.asarray(_sampling.boxes(KEY, lam, (size, size), box))
+    found = np.asarray(_sampling.boxes(_sampling.Words(KEY, N), lam, (size, size), box))
     assert (found[:, :2] >= 0).all()
     assert (found[:, 2:] <= size).all()
     assert abs((found[:, 2:] - found[:, :2]).mean() - side) < 0.02
@@ -101,7 +103,8 @@ def test_boxes_kept_inside_are_as_large_as_they_were_drawn(box):
         assert len(counts) == 12
         assert scipy.stats.chisquare(counts).pvalue > P_VALUE
     drawn, lam = corners(box, correct_lam=False)
-    raw = np.asarray(_sampling.lambdas(jax.random.split(KEY, 3)[0], 1.0, (N,), fold=False, probability=1.0), np.float64)
+    words = _sampling.Words(KEY, N)
+    raw = np.asarray(_sampling.lambdas(words, 1.0, (N,), fold=False, probability=1.0), np.float64)
     assert_close(lam, raw, "same program")
     area = np.prod(drawn[:, 2:] - drawn[:, :2], axis=1) / 32**2
     # A cut side is smaller; and a box of fractions has an image's first pixel never, which only the largest feel.
@@ -111,11 +114,11 @@ def test_boxes_kept_inside_are_as_large_as_they_were_drawn(box):
 def test_a_box_of_fractions_covers_kerass_pixels():
     """A pixel is inside if it is from start to end, which are fractions; written out."""
     lam = jax.random.uniform(KEY, (500,))
-    key = jax.random.split(jax.random.key(1))
-    box = np.asarray(_sampling.boxes(jax.random.key(1), lam, (9, 7), "keras"))
+    words = _sampling.Words(jax.random.key(1), 500)
+    box = np.asarray(_sampling.boxes(_sampling.Words(jax.random.key(1), 500), lam, (9, 7), "keras"))
     for axis, length in enumerate((9, 7)):
         side = np.sqrt(1 - np.asarray(lam)) * length
-        start = np.asarray(jax.random.uniform(key[axis], (500,))) * (length - side)
+        start = np.asarray(words.uniform((500,))) * (length - side)
         pixels = np.arange(length)
         theirs = (pixels >= start[:, None]) & (pixels < (start + side)[:, None])
         ours = (pixels >= box[:, axis, None]) & (pixels < box[:, axis + 2, None])
@@ -125,7 +128,7 @@ def test_a_box_of_fractions_covers_kerass_pixels():
 def test_uniform_sampling_covers_all_pixels_as_often():
     def cover(how):
         lam = jnp.full((N,), 1 - (6 / 16) ** 2, jnp.float32)
-        box = np.asarray(_sampling.boxes(KEY, lam, (16, 16), how))
+        box = np.asarray(_sampling.boxes(_sampling.Words(KEY, N), lam, (16, 16), how))
         return ((np.arange(16) >= box[:, :1]) & (np.arange(16) < box[:, 2:3])).sum(0)
 
     assert np.ptp(cover("uniform")) < 6 * np.sqrt(N * 0.3)
@@ -174,7 +177,7 @@ def test_one_and_three_spatial_axes(axes):
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_a_derangement_is_a_circle(n):
     keys = jax.random.split(KEY, 6000)
-    partner = np.asarray(jax.vmap(lambda key: _sampling.partners(key, n, "derangement"))(keys))
+    partner = np.asarray(jax.vmap(lambda key: _sampling.partners(_sampling.Words(key, n), n, "derangement"))(keys))
     assert n == 1 or (partner != np.arange(n)).all()
     found = np.unique(partner, axis=0, return_counts=True)[1]
     circles = int(np.prod(np.arange(1, n)))

@@ -13,6 +13,10 @@ N = 100_000
 P_VALUE = 1e-4  # keys are fixed, so a passing test stays passing; a wrong distribution gives p < 1e-30 at this N
 
 
+def words(n, seed=0):
+    return _sampling.Words(jax.random.key(seed), n)
+
+
 def kolmogorov_smirnov(sample, alpha):
     """The p-value of one-sample KS against scipy's Beta, on the distance to the nearer end.
 
@@ -26,7 +30,7 @@ def kolmogorov_smirnov(sample, alpha):
 @pytest.mark.parametrize("traced", [False, True])
 def test_symmetric_beta_is_scipys_beta(alpha, traced):
     key = jax.random.key(int(alpha * 10))
-    sample = lambda alpha: _sampling.symmetric_beta(key, alpha, (N,))  # noqa: E731
+    sample = lambda alpha: _sampling.symmetric_beta(_sampling.Words(key, N), alpha, (N,))  # noqa: E731
     drawn = np.asarray(jax.jit(sample)(alpha) if traced else sample(alpha))
     assert drawn.dtype == np.float32
     assert drawn.min() >= 0
@@ -43,15 +47,15 @@ def test_symmetric_beta_is_scipys_beta(alpha, traced):
 
 
 def test_the_test_of_beta_can_fail():
-    sample = np.asarray(_sampling.symmetric_beta(jax.random.key(0), 0.4, (N,)), np.float64)
+    sample = np.asarray(_sampling.symmetric_beta(words(N), 0.4, (N,)), np.float64)
     assert kolmogorov_smirnov(sample, 0.41) < P_VALUE
 
 
 def test_draws_are_independent_and_follow_the_key():
-    lam = _sampling.symmetric_beta(jax.random.key(0), 1.0, (2, N))
+    lam = _sampling.symmetric_beta(words(2 * N), 1.0, (2, N))
     assert abs(np.corrcoef(np.asarray(lam))[0, 1]) < 0.02
-    np.testing.assert_array_equal(lam, _sampling.symmetric_beta(jax.random.key(0), 1.0, (2, N)))
-    assert not np.array_equal(lam, _sampling.symmetric_beta(jax.random.key(1), 1.0, (2, N)))
+    np.testing.assert_array_equal(lam, _sampling.symmetric_beta(words(2 * N), 1.0, (2, N)))
+    assert not np.array_equal(lam, _sampling.symmetric_beta(words(2 * N, 1), 1.0, (2, N)))
 
 
 def test_lambda_and_partner_are_independent():
@@ -64,7 +68,7 @@ def test_lambda_and_partner_are_independent():
 
 def test_partners_are_uniform_permutations():
     keys = jax.random.split(jax.random.key(0), 24_000)
-    partner = np.asarray(jax.vmap(lambda key: _sampling.partners(key, 4, "permutation"))(keys))
+    partner = np.asarray(jax.vmap(lambda key: _sampling.partners(_sampling.Words(key, 4), 4, "permutation"))(keys))
     assert (np.sort(partner, axis=1) == np.arange(4)).all()
     _, counts = np.unique(partner, axis=0, return_counts=True)
     assert len(counts) == 24
@@ -72,15 +76,15 @@ def test_partners_are_uniform_permutations():
 
 
 def test_roll_and_flip():
-    assert _sampling.partners(jax.random.key(0), 4, "roll").tolist() == [3, 0, 1, 2]  # torch's x.roll(1)
-    assert _sampling.partners(jax.random.key(0), 4, "flip").tolist() == [3, 2, 1, 0]
+    assert _sampling.partners(words(4), 4, "roll").tolist() == [3, 0, 1, 2]  # torch's x.roll(1)
+    assert _sampling.partners(words(4), 4, "flip").tolist() == [3, 2, 1, 0]
 
 
 def test_partners_in_groups():
-    assert _sampling.partners(jax.random.key(0), 6, "roll", 2).tolist() == [2, 0, 1, 5, 3, 4]
-    assert _sampling.partners(jax.random.key(0), 6, "flip", 3).tolist() == [1, 0, 3, 2, 5, 4]
+    assert _sampling.partners(words(6), 6, "roll", 2).tolist() == [2, 0, 1, 5, 3, 4]
+    assert _sampling.partners(words(6), 6, "flip", 3).tolist() == [1, 0, 3, 2, 5, 4]
     keys = jax.random.split(jax.random.key(0), 24_000)
-    partner = np.asarray(jax.vmap(lambda key: _sampling.partners(key, 6, "permutation", 2))(keys))
+    partner = np.asarray(jax.vmap(lambda key: _sampling.partners(_sampling.Words(key, 6), 6, "permutation", 2))(keys))
     assert (np.sort(partner.reshape(-1, 2, 3), axis=2) == [[0, 1, 2], [3, 4, 5]]).all()
     _, counts = np.unique(partner, axis=0, return_counts=True)
     assert len(counts) == 36  # each group's permutation whatever the other's
@@ -91,7 +95,7 @@ def test_box_centres_are_uniform_pixels():
     """A box of side 2 is not clipped away anywhere, so its corners tell its centre."""
     height, width = 5, 7
     lam = jnp.full((35_000,), 1 - 0.3**2, jnp.float32)  # sides: int(5 * 0.3) and round(7 * 0.3)
-    box = np.asarray(_sampling.boxes(jax.random.key(0), jnp.full_like(lam, 1 - 0.45**2), (height, width), "paper"))
+    box = np.asarray(_sampling.boxes(words(len(lam)), jnp.full_like(lam, 1 - 0.45**2), (height, width), "paper"))
     centre_y, centre_x = box[:, 2] - 1, box[:, 3] - 1
     counts = np.zeros((height, width))
     np.add.at(counts, (np.minimum(centre_y, height - 1), np.minimum(centre_x, width - 1)), 1)
@@ -108,7 +112,7 @@ def test_box_centres_are_uniform_pixels():
 def test_box_sides(how, side):
     lam = np.linspace(0, 1, 1001, dtype=np.float32)
     height, width = 31, 48
-    box = np.asarray(_sampling.boxes(jax.random.key(0), jnp.asarray(lam), (height, width), how))
+    box = np.asarray(_sampling.boxes(words(len(lam)), jnp.asarray(lam), (height, width), how))
     y1, x1, y2, x2 = box.T
     half = side(height * np.sqrt(1 - lam)).astype(int) // 2
     inside = (y1 > 0) & (y2 < height)
@@ -129,7 +133,7 @@ def test_images_too_small_for_any_box_are_refused_and_no_others(how, fold):
     lam = np.linspace(0.5 if fold else 2**-22, 1, 1001, dtype=np.float32)
     method = jax_mix.CutMix(1.0, box=how, fold=fold)
     for length in range(1, 7):
-        box = np.asarray(_sampling.boxes(jax.random.key(0), jnp.asarray(lam), (length, 9), how))
+        box = np.asarray(_sampling.boxes(words(len(lam)), jnp.asarray(lam), (length, 9), how))
         possible = bool(np.any(box[:, 2] > box[:, 0]))
         assert possible == (length >= _sampling.shortest_side(how, fold=fold))
         for size in ((length, 9), (9, length), (length, length)):

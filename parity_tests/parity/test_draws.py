@@ -53,7 +53,7 @@ def test_a_shuffled_epoch_of_real_images(digits, callback):
 
 def sampled(method, seed, shape):
     """A draw of jax_mix's, and the numbers it is made of, for fastai to be given."""
-    drawn = {"lambdas": [], "randint": []}
+    drawn = {"lambdas": [], "below": []}
 
     def spy(name, function):
         def call(*args, **kwargs):
@@ -64,11 +64,11 @@ def sampled(method, seed, shape):
 
     with (
         mock.patch.object(_sampling, "lambdas", spy("lambdas", _sampling.lambdas)),
-        mock.patch.object(jax.random, "randint", spy("randint", jax.random.randint)),
+        mock.patch.object(_sampling.Words, "below", spy("below", _sampling.Words.below)),
     ):
         mix = method.sample(jax.random.key(seed), shape)
     lam = np.atleast_1d(drawn["lambdas"][0])
-    centre = tuple(int(at) for at in drawn["randint"]) if isinstance(method, jax_mix.CutMix) else None
+    centre = tuple(int(at) for at in drawn["below"]) if isinstance(method, jax_mix.CutMix) else None
     return mix, recording.Given(lam, np.asarray(mix.partner), centre)
 
 

@@ -65,7 +65,7 @@ MUTATIONS = {
     "a folded lambda": (_sampling, "lambdas", lambda *a, fold, **k: lambdas(*a, fold=True, **k), [test_sampling.test_what_surprises_people_about_cutmix]),
     "a box off by one": (_sampling, "boxes", lambda *a: boxes(*a).at[..., 3].add(1), [the_boxes]),
     "rows for columns": (_sampling, "boxes", lambda *a: boxes(*a)[..., jnp.array([1, 0, 3, 2])], [the_boxes]),
-    "a box rounded down": (_sampling, "boxes", lambda key, lam, size, how: boxes(key, lam, size, "paper"), [the_boxes]),
+    "a box rounded down": (_sampling, "boxes", lambda words, lam, size, how: boxes(words, lam, size, "paper"), [the_boxes]),
     "Beta's lambda for the area's": (_sampling, "area_left", lambda box, size: area_left(box, size) * 0.999, [a_cutmix_batch]),
     "momentum kept at 0.9": (optimizers, "one_cycle", lambda steps, start, peak, end: optimizers.optax.constant_schedule(peak), [the_optimizer]),
 }  # fmt: skip
