@@ -99,6 +99,8 @@ def row(record: Record) -> dict[str, Any]:
             f"{name}_nll": epoch["nll"],
             f"{name}_ece": epoch["ece"],
         }
+    if training := record.get("training"):  # runs made before it was measured have none
+        line |= {f"train_{name}": value for name, value in training.items() if value is not None}
     if adversarial := record.get("adversarial"):
         for attack in ("fgsm", "pgd"):
             pairs = zip(adversarial["radius"], adversarial[attack], strict=True)
