@@ -77,7 +77,7 @@ def evaluate(
       watched: training images, to see how well the model fits them as they are; None: none.
 
     Returns:
-      `{"accuracy": ..., "nll": ..., "ece": ...}`; of those watched "train_accuracy" and "train_nll" too.
+      `{"accuracy": ..., "nll": ..., "ece": ...}`; of those watched "fit_accuracy" and "fit_nll" too.
 
     Raises:
       TrainingFailed: a logit of a test image is infinite or nan.
@@ -95,7 +95,7 @@ def evaluate(
     found = measure(logits, data.test.label)
     if watched is not None:
         of_seen = measure(seen, watched.label)
-        found |= {"train_accuracy": of_seen["accuracy"], "train_nll": of_seen["nll"]}
+        found |= {"fit_accuracy": of_seen["accuracy"], "fit_nll": of_seen["nll"]}
     return found
 
 

@@ -157,7 +157,7 @@ def test_the_runs_are_train_pys(compared, data_dir, tmp_path):
     alone = json.loads((tmp_path / "it" / "metrics.json").read_text())["history"]
     together = json.loads((compared / "runs" / "mixup-0.4-noise0.5-seed1.json").read_text())["history"]
     for one, other in zip(alone, together, strict=True):
-        assert other.keys() - one.keys() == {"train_accuracy", "train_nll"}
+        assert other.keys() - one.keys() == {"fit_accuracy", "fit_nll"}
         assert_close([other[name] for name in one], list(one.values()), "another order of summation")
 
 
@@ -170,7 +170,7 @@ def test_best_and_last_epochs_and_clean_images(compared):
         assert int(line["best_epoch"]) == errors.index(min(errors)) + 1
         assert sum(record["reliability"]["number"]) == 360
         images, error = (float(line[f"train_{name}"]) for name in ("images", "error"))  # all 320 are looked at
-        assert (images, error) == (320, pytest.approx(1 - record["history"][-1]["train_accuracy"], abs=1e-6))
+        assert (images, error) == (320, pytest.approx(1 - record["history"][-1]["fit_accuracy"], abs=1e-6))
         assert ("train_learned" in line and line["train_learned"] != "") == (record["noise"] > 0)
         gaps = np.subtract(record["reliability"]["confidence"], record["reliability"]["accuracy"])
         ece = np.abs(gaps * record["reliability"]["number"]).sum() / 360
