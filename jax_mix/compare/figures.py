@@ -108,6 +108,9 @@ class Figures:
                 )
                 axes.set(title="\n".join(words), xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
                 axes.title.set_fontsize(8 if self._many else 10)
+                if self._many:
+                    axes.tick_params(labelsize=8)
+                    axes.set_xlabel("confidence", fontsize=8)
             panel[0].set_ylabel("accuracy")
             return figure
 
@@ -130,7 +133,9 @@ class Figures:
                     shown = style if last else style | {"label": None, "marker": None}
                     axes.errorbar(list(at), mean, spread if last else None, linestyle=line, capsize=3, **shown)
             axes.plot([], [], ":", color=mpl.rcParams["text.color"], label="best epoch")
-            axes.set(xlabel="random training labels, %", ylabel="test error, %", ylim=(0, None))
+            axes.set(xlabel="random training labels, %", ylabel="test error, %")
+            if not self._many:  # so many curves need all the room
+                axes.set_ylim(0, None)
             self._legend(figure, axes, axes)
             axes.grid(alpha=0.5)
             return figure
@@ -316,7 +321,10 @@ class Figures:
         """`count` axes in rows, narrow enough for a phone, and what is left of the last row empty."""
         columns = min(columns, count)
         rows = -(-count // columns)
-        figure = Figure(figsize=(6.4, 6.4 / columns * 0.95 * rows + 0.3 + below), layout="constrained")
+        figure = Figure(
+            figsize=(6.4, (6.4 / columns * 0.95 + (0.35 if columns > 3 else 0)) * rows + 0.3 + below),
+            layout="constrained",
+        )
         panel = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes in panel[count:]:
             axes.set_axis_off()

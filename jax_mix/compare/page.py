@@ -162,8 +162,9 @@ def answer(comparison: Comparison, error: Sequence[Found]) -> dict[str, str]:
         rest = others
     if len(rest) > MANY:
         counts = {word: sum(f.difference.verdict == word for f in rest if f.difference) for word in _WORDS}
-        told = f"{counts['better']} lower it, {counts['worse']} raise it, and {counts['undecided']} are undecided"
-        return {"short": short, "long": f"{long}Of the {'others' if better else 'methods'}, {told}."}
+        words = {"better": "lower it", "worse": "raise it", "undecided": "are undecided"}
+        ends = [f"{counts[word]} {words[word]}" for word in words if counts[word]]
+        return {"short": short, "long": f"{long}Of the {'others' if better else 'methods'} {', '.join(ends)}."}
     ends = [f"{label(f.method)} {_WORDS[f.difference.verdict]} ({_points(f)})" for f in rest if f.difference]
     return {"short": short, "long": long + ("; ".join(ends) + "." if ends else "")}
 

@@ -88,14 +88,14 @@ def cautions(comparison: Comparison, error: Sequence[Found], records: Sequence[M
         )
     falls = {method: fall for method in comparison.methods if (fall := still_falls(_histories(records, method)))}
     if falls:
-        ones = told(falls) if len(falls) <= MANY else f"{len(falls)} of {len(comparison.methods)} methods"
-        most = max(falls.values())
+        every = len(falls) == len(comparison.methods)
+        ones = "every method" if every else told(falls) if len(falls) <= MANY else f"{len(falls)} methods"
         warned.append(
             f"Test error still fell at the end of training, over the last fifth of the epochs by up to "
-            f"{100 * most:.1f} points ({ones}): longer runs may end in another order."
+            f"{100 * max(falls.values()):.1f} points ({ones}): longer runs may end in another order."
         )
     others = len(comparison.methods) - 1
-    if others > MANY:
+    if others > MANY and any(each.difference.verdict == "better" for each in error if each.difference):
         warned.append(
             f"The best of {others} methods was chosen by the test images themselves, which flatters it: expect "
             "a little less of it on other images."

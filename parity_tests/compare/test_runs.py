@@ -209,6 +209,21 @@ def test_runs_of_another_config_are_refused(compared, data_dir, capsys):
     assert "made with --radii 0.1; now it is 0.2" in capsys.readouterr().err
 
 
+def test_runs_made_before_the_fit_was_measured_are_read(compared, data_dir, capsys, monkeypatch):
+    """The report of them says nothing of it (test_regime.py)."""
+    shown = []
+    monkeypatch.setattr(command.page, "write", lambda folder, comparison, dataset, found, *_: shown.extend(found))
+    path = compared / "runs" / "none-noise0-seed0.json"
+    text = path.read_text()
+    record = json.loads(text)
+    del record["training"]
+    path.write_text(json.dumps(record))
+    assert compare(data_dir, compared.parent, *SMALL) == 0
+    path.write_text(text)
+    assert "12 runs, 12 of them made before" in capsys.readouterr().out
+    assert ["training" in each for each in shown].count(False) == 1
+
+
 def test_config_json_repeats_the_comparison(compared, data_dir, capsys, no_page):
     assert compare(data_dir, compared.parent, *SMALL) == 0  # so that it is of this one
     config = json.loads((compared / "config.json").read_text())
@@ -229,6 +244,7 @@ def test_config_json_repeats_the_comparison(compared, data_dir, capsys, no_page)
         lambda text: text.replace('"seed": 0,', '"seed": 7,', 1),
         lambda text: re.sub(r'"nll": [0-9.e-]+', '"nll": null', text),
         lambda text: re.sub(r'"nll": [0-9.e-]+', '"nll": NaN', text),
+        lambda text: re.sub(r'"true_error": [0-9.e-]+', '"true_error": NaN', text),
     ],
 )
 def test_a_broken_file_is_told(damage, compared, data_dir, capsys):
