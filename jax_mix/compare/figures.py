@@ -15,7 +15,7 @@ from jax_mix.compare import planar
 from jax_mix.compare.settings import NAMES, Comparison, label
 from jax_mix.compare.styles import THEMES, hues, styles, theme
 from jax_mix.compare.summary import Found, baseline
-from jax_mix.compare.sweep import MANY, alpha, sweeps
+from jax_mix.compare.sweep import alpha, many, sweeps
 from jax_mix.training import data, plots
 
 Record = Mapping[str, Any]
@@ -43,7 +43,7 @@ class Figures:
         self._folder, self._comparison = folder, comparison
         self._records = [record for record in records if record["status"] == "finished"]
         self._style = styles(comparison)
-        self._many = len(comparison.methods) > MANY
+        self._many = many(comparison)
         folder.mkdir(parents=True, exist_ok=True)
 
     def differences(self, found: Sequence[Found]) -> Picture:

@@ -19,7 +19,7 @@ from jax_mix.compare import papers, regime, tables
 from jax_mix.compare.figures import DPI, Figures, Picture
 from jax_mix.compare.settings import Comparison, label
 from jax_mix.compare.summary import Found, baseline, find, interval, row
-from jax_mix.compare.sweep import MANY, families, sweeps, told
+from jax_mix.compare.sweep import families, many, sweeps, told
 from jax_mix.training import data
 from jax_mix.training.files import write_atomically, write_json
 
@@ -160,10 +160,10 @@ def answer(comparison: Comparison, error: Sequence[Found]) -> dict[str, str]:
         short = "Not that these runs could show."
         long = f"No method lowers test error {from_base} by more than chance may, with {n} paired seeds. "
         rest = others
-    if len(rest) > MANY:
+    if many(comparison):
         counts = {word: sum(f.difference.verdict == word for f in rest if f.difference) for word in _WORDS}
         words = {"better": "lower it", "worse": "raise it", "undecided": "are undecided"}
-        ends = [f"{counts[word]} {words[word]}" for word in words if counts[word]]
+        ends = [f"{n} {words[word] if n > 1 else _WORDS[word]}" for word, n in counts.items() if n]
         return {"short": short, "long": f"{long}Of the {'others' if better else 'methods'} {', '.join(ends)}."}
     ends = [f"{label(f.method)} {_WORDS[f.difference.verdict]} ({_points(f)})" for f in rest if f.difference]
     return {"short": short, "long": long + ("; ".join(ends) + "." if ends else "")}
@@ -181,7 +181,7 @@ def _points(found: Found) -> str:
 
 def _shown(comparison: Comparison, mixes: Mapping[str, Any]) -> list[str]:
     """The methods whose mixed images are shown; where they are many, of a family that of the largest alpha alone."""
-    if len(comparison.methods) <= MANY:
+    if not many(comparison):
         return list(mixes)
     of_families = ([method for method in methods if method in mixes] for methods in families(comparison).values())
     return [methods[-1] for methods in of_families if methods]

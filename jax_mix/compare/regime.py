@@ -14,7 +14,7 @@ import numpy as np
 
 from jax_mix.compare.settings import Comparison, label
 from jax_mix.compare.summary import Claim, Found, find
-from jax_mix.compare.sweep import MANY, told
+from jax_mix.compare.sweep import many, told
 
 # Of training images wrong without mixing. In the papers' tables next to none are: networks that large, trained that
 # long, learn all by heart. One in a hundred is what odd images and augmentation leave of "all". One in twenty is no
@@ -89,16 +89,15 @@ def cautions(comparison: Comparison, error: Sequence[Found], records: Sequence[M
     falls = {method: fall for method in comparison.methods if (fall := still_falls(_histories(records, method)))}
     if falls:
         every = len(falls) == len(comparison.methods)
-        ones = "every method" if every else told(falls) if len(falls) <= MANY else f"{len(falls)} methods"
+        ones = "every method" if every else f"{len(falls)} methods" if many(comparison) else told(falls)
         warned.append(
             f"Test error still fell at the end of training, over the last fifth of the epochs by up to "
             f"{100 * max(falls.values()):.1f} points ({ones}): longer runs may end in another order."
         )
-    others = len(comparison.methods) - 1
-    if others > MANY and any(each.difference.verdict == "better" for each in error if each.difference):
+    if many(comparison) and any(each.difference.verdict == "better" for each in error if each.difference):
         warned.append(
-            f"The best of {others} methods was chosen by the test images themselves, which flatters it: expect "
-            "a little less of it on other images."
+            f"The best of {len(comparison.methods) - 1} methods was chosen by the test images themselves, which "
+            "flatters it: expect a little less of it on other images."
         )
     return warned
 

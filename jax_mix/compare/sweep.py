@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from jax_mix.compare.settings import NAMES, Comparison, label
 from jax_mix.training.methods import METHODS
 
-MANY = 6  # methods: of more a table of columns cannot be read, nor a sentence that names each with its interval
+_MANY = 6  # methods: of more a table of columns cannot be read, nor a sentence that names each with its interval
 _ENOUGH = 3  # alphas of a method: with fewer there is no curve to see
 
 
@@ -18,6 +18,11 @@ def family(method: str) -> str:
     'mixup'
     """
     return method if "+" in method else method.partition(":")[0]
+
+
+def many(comparison: Comparison) -> bool:
+    """Whether the methods are so many that they are counted and drawn more closely, not told of one by one."""
+    return len(comparison.methods) > _MANY
 
 
 def alpha(comparison: Comparison, method: str) -> float | None:
@@ -57,7 +62,8 @@ def told(methods: Iterable[str]) -> str:
     groups: dict[tuple[str, bool], list[str]] = {}
     for method in methods:
         groups.setdefault((family(method), ":" in method), []).append(method)
-    return ", ".join(
-        f"{NAMES[name]} (alpha {', '.join(each.partition(':')[2] for each in of)})" if len(of) > 1 else label(of[0])
-        for (name, _), of in groups.items()
-    )
+    names = []
+    for (name, _), of in groups.items():
+        alphas = ", ".join(sorted((each.partition(":")[2] for each in of), key=float)) if len(of) > 1 else ""
+        names.append(f"{NAMES[name]} (alpha {alphas})" if alphas else label(of[0]))
+    return ", ".join(names)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jax_mix.compare.settings import NAMES, Comparison, label
 from jax_mix.compare.summary import Found, baseline
-from jax_mix.compare.sweep import MANY, alpha, sweeps
+from jax_mix.compare.sweep import alpha, many, sweeps
 
 
 def means(comparison: Comparison, lines: Sequence[Sequence[Found]]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def claims(comparison: Comparison, found: Sequence[Sequence[Found]]) -> dict[str
         "columns": [label(method) for method in others],
         "rows": rows,
         "counts": {label(method): count for method, count in counts.items()},
-        "turned": _turned(others, rows) if len(others) > MANY else [],
+        "turned": _turned(others, rows) if many(comparison) else [],
     }
 
 
