@@ -231,7 +231,8 @@ class Figures:
 
     def sweep(self, lines: Sequence[Sequence[Found]]) -> Picture:
         """What `lines` are about by alpha: a curve for each method that was run with three or more."""
-        base = baseline(self._comparison)
+        base, swept = baseline(self._comparison), sweeps(self._comparison)
+        ticks = sorted({alpha(self._comparison, method) or 0.0 for methods in swept.values() for method in methods})
 
         def draw() -> Figure:
             figure = Figure(figsize=(6.4, 3.4), layout="constrained")
@@ -240,7 +241,7 @@ class Figures:
                 if found[base].values:
                     style = self._style[base] | {"marker": None, "linestyle": "--"}
                     axes.axhline(scale * found[base].mean, **style)
-                for i, (name, methods) in enumerate(sweeps(self._comparison).items()):
+                for i, (name, methods) in enumerate(swept.items()):
                     there = [found[method] for method in methods if found[method].values]
                     at = [(alpha(self._comparison, each.method) or 0.0) * 1.04**i for each in there]  # side by side
                     half = [_half(each) * scale for each in there]
@@ -248,9 +249,6 @@ class Figures:
                     mean = [scale * each.mean for each in there]
                     axes.errorbar(
                         at, mean, half, color=color, marker=marker, markersize=5, capsize=3, label=NAMES[name]
-                    )
-                    ticks = sorted(
-                        {alpha(self._comparison, method) or 0.0 for method in self._comparison.methods} - {0.0}
                     )
                 axes.set_xscale("log")
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
