@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from jax_mix.compare import planar
-from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.settings import NAMES, Comparison, label
+from jax_mix.compare.styles import THEMES, hues, styles, theme
 from jax_mix.compare.summary import Found, baseline
-from jax_mix.plot import PLAIN_TEXT
+from jax_mix.compare.sweep import alpha, many, sweeps
 from jax_mix.training import data, plots
 
 Record = Mapping[str, Any]
 DPI = 130
-THEMES = {
-    "light": {"paper": "#ffffff", "ink": "#1f2328", "faint": "#d0d7de"},
-    "dark": {"paper": "#161b22", "ink": "#e6edf3", "faint": "#444c56"},
-}
-_COLORS = ("#888888", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's: for all eyes
-_MARKERS = "osD^vPX"
+_COLUMNS = 3  # of a legend below a figure
 
 
 class Picture(NamedTuple):
@@ -33,31 +28,6 @@ class Picture(NamedTuple):
 
     name: str
     alt: str
-
-
-@contextlib.contextmanager
-def theme(name: str) -> Iterator[None]:
-    """Matplotlib's colors and sizes for "light" or "dark"."""
-    paper, ink, faint = THEMES[name].values()
-    settings: Any = {
-        "figure.facecolor": paper,
-        "axes.facecolor": paper,
-        "savefig.facecolor": paper,
-        "text.color": ink,
-        "axes.labelcolor": ink,
-        "axes.edgecolor": faint,
-        "xtick.color": ink,
-        "ytick.color": ink,
-        "grid.color": faint,
-        "legend.facecolor": paper,
-        "legend.edgecolor": faint,
-        "font.size": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **PLAIN_TEXT,
-    }
-    with mpl.rc_context(settings):
-        yield
 
 
 class Figures:
@@ -72,10 +42,8 @@ class Figures:
     def __init__(self, folder: Path, comparison: Comparison, records: Sequence[Record]) -> None:
         self._folder, self._comparison = folder, comparison
         self._records = [record for record in records if record["status"] == "finished"]
-        self._style = {
-            method: {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)], "label": label(method)}
-            for i, method in enumerate(comparison.methods)
-        }
+        self._style = styles(comparison)
+        self._many = many(comparison)
         folder.mkdir(parents=True, exist_ok=True)
 
     def differences(self, found: Sequence[Found]) -> Picture:
@@ -85,7 +53,7 @@ class Figures:
         reference = next(each.values for each in found if each.method == base)
 
         def draw() -> Figure:
-            figure = Figure(figsize=(6, 0.8 + 0.6 * len(shown)), layout="constrained")
+            figure = Figure(figsize=(6, 0.8 + (0.3 if self._many else 0.6) * len(shown)), layout="constrained")
             axes = figure.subplots()
             axes.axvline(0, color=mpl.rcParams["text.color"], linewidth=1)
             for y, each in enumerate(reversed(shown)):
@@ -123,7 +91,7 @@ class Figures:
                 panels[method] = (total / total.sum(), *weighted)
 
         def draw() -> Figure:
-            figure, panel = self._panels(len(panels), 2)
+            figure, panel = self._panels(len(panels), 4 if self._many else 2)
             for axes, (method, (share, confidence, accuracy)) in zip(panel, panels.items(), strict=False):
                 bins = len(share)
                 color = self._style[method]["color"]
@@ -133,10 +101,16 @@ class Figures:
                 there = share > 0
                 axes.plot(confidence[there], accuracy[there], "o-", color=color, markersize=4)
                 gap = np.sum(share * np.abs(confidence - accuracy))
-                axes.set(
-                    title=f"{label(method)}\nECE of all seeds {gap:.1%}", xlabel="confidence", xlim=(0, 1), ylim=(0, 1)
+                words = (
+                    (label(method).replace(", ", "\n"), f"ECE {gap:.1%}")
+                    if self._many
+                    else (label(method), f"ECE of all seeds {gap:.1%}")
                 )
-                axes.title.set_fontsize(10)
+                axes.set(title="\n".join(words), xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+                axes.title.set_fontsize(8 if self._many else 10)
+                if self._many:
+                    axes.tick_params(labelsize=8)
+                    axes.set_xlabel("confidence", fontsize=8)
             panel[0].set_ylabel("accuracy")
             return figure
 
@@ -148,7 +122,7 @@ class Figures:
         levels = (0.0, *sorted(self._comparison.noise_levels))
 
         def draw() -> Figure:
-            figure = Figure(figsize=(6, 4), layout="constrained")
+            figure = Figure(figsize=(6, 4 + self._below()), layout="constrained")
             axes = figure.subplots()
             for method, style in self._style.items():
                 for last, line in ((True, "-"), (False, ":")):
@@ -159,8 +133,10 @@ class Figures:
                     shown = style if last else style | {"label": None, "marker": None}
                     axes.errorbar(list(at), mean, spread if last else None, linestyle=line, capsize=3, **shown)
             axes.plot([], [], ":", color=mpl.rcParams["text.color"], label="best epoch")
-            axes.set(xlabel="random training labels, %", ylabel="test error, %", ylim=(0, None))
-            axes.legend(fontsize=9)
+            axes.set(xlabel="random training labels, %", ylabel="test error, %")
+            if not self._many:  # so many curves need all the room
+                axes.set_ylim(0, None)
+            self._legend(figure, axes, axes)
             axes.grid(alpha=0.5)
             return figure
 
@@ -171,7 +147,7 @@ class Figures:
         """Error by the radius of FGSM and of PGD."""
 
         def draw() -> Figure:
-            figure, panel = self._panels(2, 2)
+            figure, panel = self._panels(2, 2, self._below())
             for axes, attack in zip(panel, ("fgsm", "pgd"), strict=True):
                 for method, style in self._style.items():
                     if of_seeds := [record["adversarial"] for record in self._of(method)]:
@@ -183,7 +159,7 @@ class Figures:
                 axes.set_xticks(radii, [f"{radius:g}" for radius in radii], rotation=45, fontsize=9)
                 axes.grid(alpha=0.5)
             panel[0].set_ylabel("error, %")
-            panel[0].legend(fontsize=9)
+            self._legend(figure, panel[0], panel[0])
             return figure
 
         alt = "Error against the radius of two adversarial attacks, FGSM and PGD, for each method."
@@ -194,7 +170,7 @@ class Figures:
 
         def draw() -> Figure:
             some = next(record["corrupted"] for method in self._style for record in self._of(method))
-            figure, panel = self._panels(len(some), 3)
+            figure, panel = self._panels(len(some), 3, self._below())
             for axes, kind in zip(panel, some, strict=False):
                 strengths = [f"{strength:g}" for strength in some[kind]["strength"]]
                 for method, style in self._style.items():
@@ -203,47 +179,89 @@ class Figures:
                 axes.set(title=kind, ylim=(0, 100))
                 axes.grid(alpha=0.5)
             panel[0].set_ylabel("error, %")
-            panel[-1].legend(*panel[0].get_legend_handles_labels(), loc="center", fontsize=9)
+            self._legend(figure, panel[0], panel[-1])
             return figure
 
         alt = "Error on test images with noise, blur, less contrast, rotation and occlusion, from mild to severe."
         return self._save("corrupted", alt, draw)
 
     def learning_curves(self) -> Picture:
-        """Test error and training loss by epoch, mean and spread over seeds."""
+        """Test error, error on training images as they are, and training loss by epoch: mean and spread over seeds."""
+        curves: dict[str, Callable[[Any], float]] = {"test error, %": lambda epoch: 100 * (1 - epoch["accuracy"])}
+        every = [epoch for method in self._style for record in self._of(method) for epoch in record["history"]]
+        if all("fit_accuracy" in epoch for epoch in every):  # runs made before it was measured have none
+            curves["training error, %"] = lambda epoch: 100 * (1 - epoch["fit_accuracy"])
+        curves["training loss, nats"] = lambda epoch: epoch["loss"]
 
         def draw() -> Figure:
-            figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-            panel = figure.subplots(1, 2)
-            for method, style in self._style.items():
-                histories = [record["history"] for record in self._of(method)]
-                if not histories:
-                    continue
-                epoch = [each["epoch"] for each in histories[0]]
-                of_epochs = {
-                    "test error, %": [[100 * (1 - each["accuracy"]) for each in history] for history in histories],
-                    "training loss, nats": [[each["loss"] for each in history] for history in histories],
-                }
-                for axes, (title, values) in zip(panel, of_epochs.items(), strict=True):
+            rows = len(curves) - 1
+            figure = Figure(figsize=(6.4, 3.1 * rows + 0.3 + (self._below() if rows == 1 else 0)), layout="constrained")
+            panel = figure.subplots(rows, 2, squeeze=False).ravel()
+            for axes, (title, value) in zip(panel, curves.items(), strict=False):
+                for method, style in self._style.items():
+                    values = [[value(epoch) for epoch in record["history"]] for record in self._of(method)]
+                    if not values:
+                        continue
+                    epoch = [each["epoch"] for each in self._of(method)[0]["history"]]
                     mean = np.mean(values, 0)
                     axes.plot(epoch, mean, color=style["color"], label=style["label"])
-                    if len(values) > 1:
+                    if len(values) > 1 and not self._many:  # so many bands hide each other
                         spread = np.std(values, 0, ddof=1)
                         axes.fill_between(
                             epoch, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0
                         )
-                    axes.set(title=title, xlabel="epoch")
-                    axes.xaxis.get_major_locator().set_params(integer=True)
+                axes.set(title=title, xlabel="epoch")
+                axes.xaxis.get_major_locator().set_params(integer=True)
+                axes.grid(alpha=0.5)
+                if title != "test error, %":  # that of training may be 0
+                    axes.set_ylim(0, None)
             panel[0].set_yscale("log")
             for set_formatter in (panel[0].yaxis.set_major_formatter, panel[0].yaxis.set_minor_formatter):
                 set_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))  # 20, not 2 x 10^1; few where decades are many
-            panel[1].set_ylim(0, None)
-            panel[1].legend(fontsize=9)
-            for axes in panel:
-                axes.grid(alpha=0.5)
+            for axes in panel[len(curves) :]:
+                axes.set_axis_off()
+            lines, names = panel[0].get_legend_handles_labels()
+            if rows > 1:
+                panel[-1].legend(lines, names, loc="center", fontsize=8 if self._many else 9)
+            else:
+                self._legend(figure, panel[1], panel[1])
             return figure
 
-        return self._save("learning_curves", "Test error and training loss by epoch for each method.", draw)
+        return self._save("learning_curves", f"By epoch for each method: {', '.join(curves)}.", draw)
+
+    def sweep(self, lines: Sequence[Sequence[Found]]) -> Picture:
+        """What `lines` are about by alpha: a curve for each method that was run with three or more."""
+        base, swept = baseline(self._comparison), sweeps(self._comparison)
+        ticks = sorted({alpha(self._comparison, method) or 0.0 for methods in swept.values() for method in methods})
+
+        def draw() -> Figure:
+            figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+            for axes, line in zip(figure.subplots(1, len(lines)), lines, strict=True):
+                found, scale = {each.method: each for each in line}, line[0].claim.scale
+                if found[base].values:
+                    style = self._style[base] | {"marker": None, "linestyle": "--"}
+                    axes.axhline(scale * found[base].mean, **style)
+                for i, (name, methods) in enumerate(swept.items()):
+                    there = [found[method] for method in methods if found[method].values]
+                    at = [(alpha(self._comparison, each.method) or 0.0) * 1.04**i for each in there]  # side by side
+                    half = [_half(each) * scale for each in there]
+                    color, marker = hues(self._comparison)[name]
+                    mean = [scale * each.mean for each in there]
+                    axes.errorbar(
+                        at, mean, half, color=color, marker=marker, markersize=5, capsize=3, label=NAMES[name]
+                    )
+                axes.set_xscale("log")
+                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
+                axes.set_xticks([], minor=True)
+                axes.set(title=f"{line[0].claim.title},\n{line[0].claim.unit}", xlabel="alpha")
+                axes.title.set_fontsize(10)
+                axes.grid(alpha=0.5)
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+            return figure
+
+        return self._save(
+            "sweep", "Test error, NLL and calibration error against alpha, a curve for each method.", draw
+        )
 
     def boundaries(self, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Picture:
         """What networks trained on spirals and on moons say of the plane."""
@@ -285,11 +303,26 @@ class Figures:
         errors = [1 - epoch["accuracy"] for epoch in record["history"]]
         return errors[-1] if last else min(errors)
 
-    def _panels(self, count: int, columns: int) -> tuple[Figure, Any]:
+    def _legend(self, figure: Figure, named: Any, place: Any) -> None:
+        """The methods' names: in an axes, or below all where they are many."""
+        lines, names = named.get_legend_handles_labels()
+        if self._many:
+            figure.legend(lines, names, loc="outside lower center", ncols=_COLUMNS, fontsize=8)
+        else:
+            place.legend(lines, names, loc="best" if place is named else "center", fontsize=9)
+
+    def _below(self) -> float:
+        """The height of a legend below a figure, in inches."""
+        return 0.2 * -(-len(self._style) // _COLUMNS) + 0.2 if self._many else 0.0
+
+    def _panels(self, count: int, columns: int, below: float = 0.0) -> tuple[Figure, Any]:
         """`count` axes in rows, narrow enough for a phone, and what is left of the last row empty."""
         columns = min(columns, count)
         rows = -(-count // columns)
-        figure = Figure(figsize=(6.4, 6.4 / columns * 0.95 * rows + 0.3), layout="constrained")
+        figure = Figure(
+            figsize=(6.4, (6.4 / columns * 0.95 + (0.35 if columns > 3 else 0)) * rows + 0.3 + below),
+            layout="constrained",
+        )
         panel = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes in panel[count:]:
             axes.set_axis_off()
@@ -303,3 +336,8 @@ class Figures:
             with theme(each):
                 plots.save(draw(), self._path(name, each), dpi=DPI)
         return Picture(name, alt)
+
+
+def _half(found: Found) -> float:
+    """Half the interval of a method's difference from the baseline; nan where there is none."""
+    return (found.difference.high - found.difference.low) / 2 if found.difference and found.difference.n > 1 else np.nan

@@ -15,10 +15,11 @@ from typing import Any
 import jinja2
 import PIL.Image
 
-from jax_mix.compare import papers
+from jax_mix.compare import papers, regime, tables
 from jax_mix.compare.figures import DPI, Figures, Picture
 from jax_mix.compare.settings import Comparison, label
 from jax_mix.compare.summary import Found, baseline, find, interval, row
+from jax_mix.compare.sweep import families, many, sweeps, told
 from jax_mix.training import data
 from jax_mix.training.files import write_atomically, write_json
 
@@ -59,7 +60,7 @@ def write(
             "runs": records,
         },
     )
-    text = _render(folder, comparison, dataset, records, found, plane, mixes, command, facts)
+    text = _render(folder, comparison, dataset, records, rows, found, plane, mixes, command, facts)
     with write_atomically(folder / "report.html") as path:
         path.write_text(text, encoding="utf-8")
 
@@ -69,6 +70,7 @@ def _render(
     comparison: Comparison,
     dataset: data.Dataset,
     records: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     found: list[list[Found]],
     plane: Mapping[str, Any],
     mixes: Mapping[str, Any],
@@ -82,6 +84,8 @@ def _render(
 
     error = found[0]
     drawn = {"boundaries": figures.boundaries(plane)}
+    if sweeps(comparison) and any(each.values for each in error):
+        drawn["sweep"] = figures.sweep(tables.swept(found))
     if any(each.difference for each in error):
         drawn["differences"] = figures.differences(error)
     if any(each.values for each in error):
@@ -97,18 +101,26 @@ def _render(
         answer=answer(comparison, error),
         failures=_failures(records),
         pictures={name: picture(each) for name, each in drawn.items()},
-        batches=[picture(figures.mixed_batch(method, dataset, mix)) for method, mix in mixes.items()],
+        regime=regime.regime(comparison, rows, len(dataset.train.label)),
+        cautions=regime.cautions(comparison, error, records),
+        by_heart=regime.by_heart(comparison, rows),
+        batches=[picture(figures.mixed_batch(each, dataset, mixes[each])) for each in _shown(comparison, mixes)],
         base=label(baseline(comparison)),
         others=len(comparison.methods) - 1,
         images=len(dataset.test.label),
         attacked=min(comparison.attacked, len(dataset.test.label)),
         seeds=comparison.seeds,
-        overview=_overview(comparison, found),
-        claims=_claims(comparison, found),
-        ece=_verdicts(_line(found, "last_ece")),
-        nll=_verdicts(_line(found, "last_nll")),
+        overview=tables.means(comparison, found[:4]),
+        fit=tables.means(comparison, regime.fit(comparison, rows)),
+        sweep=tables.sweep(comparison, found),
+        held=papers.held(found),
+        claims=tables.claims(comparison, found),
+        ece=_verdicts(tables.line_of(found, "last_ece")),
+        nll=_verdicts(tables.line_of(found, "last_nll")),
         error=_verdicts(error),
-        noise={level: _verdicts(_line(found, "last_error", level)) for level in sorted(comparison.noise_levels)},
+        noise={
+            level: _verdicts(tables.line_of(found, "last_error", level)) for level in sorted(comparison.noise_levels)
+        },
         plane=_plane(plane),
         papers=papers.TABLES,
         order=_order(error),
@@ -148,6 +160,11 @@ def answer(comparison: Comparison, error: Sequence[Found]) -> dict[str, str]:
         short = "Not that these runs could show."
         long = f"No method lowers test error {from_base} by more than chance may, with {n} paired seeds. "
         rest = others
+    if many(comparison):
+        counts = {word: sum(f.difference.verdict == word for f in rest if f.difference) for word in _WORDS}
+        words = {"better": "lower it", "worse": "raise it", "undecided": "are undecided"}
+        ends = [f"{n} {words[word] if n > 1 else _WORDS[word]}" for word, n in counts.items() if n]
+        return {"short": short, "long": f"{long}Of the {'others' if better else 'methods'} {', '.join(ends)}."}
     ends = [f"{label(f.method)} {_WORDS[f.difference.verdict]} ({_points(f)})" for f in rest if f.difference]
     return {"short": short, "long": long + ("; ".join(ends) + "." if ends else "")}
 
@@ -162,64 +179,23 @@ def _points(found: Found) -> str:
     return f"{mean:+.2f} points{between}"
 
 
-def _overview(comparison: Comparison, found: Sequence[Sequence[Found]]) -> dict[str, Any]:
-    lines = found[:4]
-    rows = [
-        {"name": label(method), "values": [_mean_and_std(line[i]) for line in lines]}
-        for i, method in enumerate(comparison.methods)
-    ]
-    return {"columns": [_title(line[0]) for line in lines], "rows": rows}
-
-
-def _title(found: Found) -> str:
-    return f"{found.claim.title}, {found.claim.unit}"
-
-
-def _mean_and_std(found: Found) -> str:
-    if not found.values:
-        return "failed"
-    scale, digits = found.claim.scale, 2 if found.claim.scale == 100 else 3
-    std = "" if math.isnan(found.std) else f" ±\N{NO-BREAK SPACE}{scale * found.std:.{digits}f}"
-    return f"{scale * found.mean:.{digits}f}{std}"
-
-
-def _claims(comparison: Comparison, found: Sequence[Sequence[Found]]) -> dict[str, Any]:
-    others = [method for method in comparison.methods if method != baseline(comparison)]
-    rows = []
-    counts = {method: dict.fromkeys(_WORDS, 0) for method in others}
-    for line in found:
-        cells = []
-        for each in line:
-            if each.method not in others:
-                continue
-            if each.difference is None:
-                cells.append({"verdict": "", "text": "failed", "interval": ""})
-                continue
-            scale, digits = each.claim.scale, 2 if each.claim.scale == 100 else 3
-            mean, low, high = (f"{scale * value:+.{digits}f}" for value in each.difference[:3])
-            counts[each.method][each.difference.verdict] += 1
-            cells.append({"verdict": each.difference.verdict, "text": mean, "interval": f"{low} to {high}"})
-        rows.append({"name": line[0].claim.title, "cells": cells})
-    return {
-        "columns": [label(method) for method in others],
-        "rows": rows,
-        "counts": {label(method): count for method, count in counts.items()},
-    }
+def _shown(comparison: Comparison, mixes: Mapping[str, Any]) -> list[str]:
+    """The methods whose mixed images are shown; where they are many, of a family that of the largest alpha alone."""
+    if not many(comparison):
+        return list(mixes)
+    of_families = ([method for method in methods if method in mixes] for methods in families(comparison).values())
+    return [methods[-1] for methods in of_families if methods]
 
 
 def _verdicts(line: Sequence[Found]) -> str:
     """A line of claims in words."""
     words = {"better": "lowered by", "worse": "raised by", "undecided": "undecided for"}
-    told = []
+    parts = []
     for verdict, word in words.items():
-        methods = [label(f.method) for f in line if f.difference and f.difference.verdict == verdict]
+        methods = [f.method for f in line if f.difference and f.difference.verdict == verdict]
         if methods:
-            told.append(f"{word} {', '.join(methods)}")
-    return "; ".join(told) or "not known"
-
-
-def _line(found: Sequence[Sequence[Found]], key: str, noise: float = 0.0) -> Sequence[Found]:
-    return next(line for line in found if (line[0].claim.key, line[0].claim.noise) == (key, noise))
+            parts.append(f"{word} {told(methods)}")
+    return "; ".join(parts) or "not known"
 
 
 def _plane(plane: Mapping[str, Any]) -> list[list[str]]:
@@ -240,12 +216,12 @@ def _plane(plane: Mapping[str, Any]) -> list[list[str]]:
 
 def _order(error: Sequence[Found]) -> dict[str, Any]:
     """The papers' order of methods by test error, and the one that was found."""
-    here = sorted((each for each in error if each.values), key=lambda each: each.mean)
-    ours = tuple(each.method for each in here if each.method in papers.ORDER)
+    here, agrees = papers.order(error)
     return {
         "theirs": [label(method) for method in papers.ORDER],
         "ours": [f"{label(each.method)} {each.mean:.2%}" for each in here],
-        "agrees": ours == papers.ORDER if len(ours) == len(papers.ORDER) else None,
+        "best": len(here) < sum(bool(each.values) for each in error),
+        "agrees": agrees,
     }
 
 

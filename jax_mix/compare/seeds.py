@@ -36,7 +36,10 @@ def is_faster(config: Config, dataset: data.Dataset) -> bool:
 
 
 def train_seeds(
-    configs: Sequence[Config], datasets: Sequence[data.Dataset], progress: tqdm[Any]
+    configs: Sequence[Config],
+    datasets: Sequence[data.Dataset],
+    progress: tqdm[Any],
+    watched: Sequence[data.Examples] | None = None,
 ) -> list[Trained | TrainingFailed]:
     """What `train` does with each of `configs`, but for rounding: the draws are the same.
 
@@ -46,6 +49,7 @@ def train_seeds(
       configs: as `resolve` gives them, the same but for "seed".
       datasets: one for each, the same but for training labels.
       progress: is advanced by the steps of each.
+      watched: training images of each that are looked at as they are after each epoch; None: none.
 
     Returns:
       For each the network and its history, or why it failed; the others go on then.
@@ -96,7 +100,8 @@ def train_seeds(
                     failures.setdefault(i, TrainingFailed(f"{told} may be too high."))
                     continue
                 try:
-                    measured = evaluate(_learner(graphdef, states, i).evaluated, dataset)
+                    seen = None if watched is None else watched[i]
+                    measured = evaluate(_learner(graphdef, states, i).evaluated, dataset, None, seen)
                 except TrainingFailed as error:
                     failures[i] = error
                     continue

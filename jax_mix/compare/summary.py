@@ -99,6 +99,8 @@ def row(record: Record) -> dict[str, Any]:
             f"{name}_nll": epoch["nll"],
             f"{name}_ece": epoch["ece"],
         }
+    if training := record.get("training"):  # runs made before it was measured have none
+        line |= {f"train_{name}": value for name, value in training.items() if value is not None}
     if adversarial := record.get("adversarial"):
         for attack in ("fgsm", "pgd"):
             pairs = zip(adversarial["radius"], adversarial[attack], strict=True)
@@ -135,8 +137,10 @@ def baseline(comparison: Comparison) -> str:
     return "none" if "none" in comparison.methods else comparison.methods[0]
 
 
-def find(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[list[Found]]:
-    """For each claim what was found of each method, in the units of `rows`."""
+def find(
+    comparison: Comparison, rows: Sequence[Mapping[str, Any]], asked: Sequence[Claim] | None = None
+) -> list[list[Found]]:
+    """For each claim, those `asked` or all, what was found of each method, in the units of `rows`."""
 
     def values(claim: Claim, method: str) -> dict[int, float]:
         of_runs = [r for r in rows if r["method"] == method and r["noise"] == claim.noise]
@@ -144,7 +148,7 @@ def find(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[list
 
     found = []
     base = baseline(comparison)
-    for claim in claims(comparison):
+    for claim in claims(comparison) if asked is None else asked:
         reference = values(claim, base)
         line = []
         for method in comparison.methods:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from jax_mix.training import devices
-from jax_mix.training.data import Dataset, Normalize, from_host
+from jax_mix.training.data import Dataset, Examples, Normalize, from_host
 from jax_mix.training.errors import TrainingFailed
 
 if TYPE_CHECKING:
@@ -65,22 +65,26 @@ def reliability(logits: Float[Array, "n classes"], label: Int[Array, " n"], *, b
     return Reliability(number, *(each / jnp.maximum(number, 1) for each in sums))
 
 
-def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -> dict[str, float]:
+def evaluate(
+    model: Any, data: Dataset, sharding: NamedSharding | None = None, watched: Examples | None = None
+) -> dict[str, float]:
     """Accuracy, NLL and ECE of an NNX model on the test images, each of which counts once.
 
     Args:
       model: is left in training mode.
       data: whose test images.
       sharding: of a batch over devices; None: on one.
+      watched: training images, to see how well the model fits them as they are; None: none.
 
     Returns:
-      `{"accuracy": ..., "nll": ..., "ece": ...}`.
+      `{"accuracy": ..., "nll": ..., "ece": ...}`; of those watched "fit_accuracy" and "fit_nll" too.
 
     Raises:
-      TrainingFailed: a logit is infinite or nan.
+      TrainingFailed: a logit of a test image is infinite or nan.
     """
     model.eval()
     logits = predict(model, data.normalize, data.test.image, sharding)
+    seen = None if watched is None else predict(model, data.normalize, watched.image, sharding)
     model.train()
     wrong = int(np.sum(~np.isfinite(logits).all(axis=1)))
     if wrong:
@@ -88,7 +92,11 @@ def evaluate(model: Any, data: Dataset, sharding: NamedSharding | None = None) -
             f"the logits of {wrong} of {len(logits)} test images are infinite or nan, though the weights are finite: "
             "try --dtype float32, or a lower --learning-rate."
         )
-    return measure(logits, data.test.label)
+    found = measure(logits, data.test.label)
+    if watched is not None:
+        of_seen = measure(seen, watched.label)
+        found |= {"fit_accuracy": of_seen["accuracy"], "fit_nll": of_seen["nll"]}
+    return found
 
 
 def measure(logits: Any, label: Any) -> dict[str, float]:

@@ -31,6 +31,7 @@ def train(
     logs: Logs | None = None,
     progress: tqdm[Any] | None = None,
     best: Checkpoints | None = None,
+    watched: data.Examples | None = None,
 ) -> tuple[nnx.Module, list[dict[str, float]]]:
     """Train a model, or go on from a checkpoint with `--resume`, to the same numbers.
 
@@ -40,10 +41,11 @@ def train(
       logs: of this run; None: there are none.
       progress: a bar that counts the steps of several runs; None: this run has one of its own.
       best: of this run, for the best epoch; None: it is not kept.
+      watched: training images that are looked at as they are, neither mixed nor augmented, after each epoch.
 
     Returns:
       The model, or that of averaged weights; and for each epoch its "epoch", the "step" it ended with, the mean
-      training "loss" and, on the test images, "accuracy", "nll" and "ece".
+      training "loss" and, on the test images, "accuracy", "nll" and "ece"; with `watched` what `evaluate` adds.
 
     Raises:
       UserError: the checkpoints cannot be used.
@@ -119,7 +121,7 @@ def train(
                         )
                 if ends:
                     mean_loss = float(np.asarray(losses, np.float32).mean())
-                    measured = evaluate(learner.evaluated, dataset, split)
+                    measured = evaluate(learner.evaluated, dataset, split, watched)
                     history.append({"epoch": epoch, "step": done, "loss": mean_loss, **measured})
                     if logs:
                         logs.epoch(history, losses)

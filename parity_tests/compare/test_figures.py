@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_mix.compare import figures, summary
+from jax_mix.compare import figures, styles, summary
 from parity_tests.compare import given
 
 SEEDS = range(given.SEEDS)
@@ -29,7 +29,7 @@ def drawn(monkeypatch, tmp_path):
 
 
 def color(method):
-    return figures._COLORS[given.METHODS.index(method)]
+    return styles.COLORS[given.METHODS.index(method)]
 
 
 def lines_of(axes, method):

@@ -10,12 +10,15 @@ import pytest
 from jax_mix.compare import attacks, cells, command, planar
 from jax_mix.compare.corruptions import CORRUPTIONS
 from jax_mix.compare.settings import Cell, Comparison
-from jax_mix.training.data import Dataset, Examples, Normalize
+from jax_mix.training.build import split_seed
+from jax_mix.training.data import Dataset, Examples, Normalize, corrupt_labels
 
 CLASSES, TEST, ATTACKED = 3, 30, 13
 LABEL = np.arange(TEST) // 10  # by class, as a folder's come
 SAID = np.where(np.arange(TEST) % 10 < 7 - 2 * LABEL, LABEL, (LABEL + 1) % CLASSES)  # right 7, 5 and 3 times of ten
 CONFIDENCE = 0.8
+TRAIN = 40
+TRAIN_SAID = np.arange(TRAIN) % CLASSES + (np.arange(TRAIN) % 10 < 3)  # wrong 3 times of ten
 
 
 class Model:
@@ -39,7 +42,9 @@ def measured(tmp_path, monkeypatch):
     """`measured(noise)`: what a run's file has of the model above, and the calls of attacks and corruptions."""
     image = np.zeros((TEST, 2, 2, 1), np.uint8)
     image[:, 0, 0, 0] = SAID
-    train = Examples(np.full((4, 2, 2, 1), 200, np.uint8), np.zeros(4, np.int32))
+    shown = np.full((TRAIN, 2, 2, 1), 200, np.uint8)
+    shown[:, 0, 0, 0] = TRAIN_SAID
+    train = Examples(shown, np.arange(TRAIN, dtype=np.int32) % CLASSES)
     dataset = Dataset(train, Examples(image, LABEL.astype(np.int32)), Normalize(jnp.zeros(1), jnp.ones(1)), "x", "abc")
     comparison = Comparison(methods=("none",), radii=(0.2, 0.1), attacked=ATTACKED, devices=1)
     calls = []
@@ -106,8 +111,29 @@ def test_reliability_is_of_all_test_images(measured):
 
 def test_a_run_with_wrong_labels_is_not_attacked(measured):
     record, calls = measured(0.5)
-    assert record.keys() == {"status", "history", "reliability"}
+    assert record.keys() == {"status", "history", "training", "reliability"}
     assert calls == []
+
+
+@pytest.mark.parametrize("limit", [TRAIN, 13])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_how_well_training_images_are_fitted(noise, limit, measured, monkeypatch):
+    """Against the labels that were given, against the right ones, and the wrong ones alone: of images drawn by seed."""
+    monkeypatch.setattr(cells, "_FITTED", limit)
+    record, _ = measured(noise)
+    some = np.sort(np.random.default_rng(0).permutation(TRAIN)[:limit])
+    key = split_seed(Comparison(methods=("none",)).config("none", noise, 0))[4]
+    true = (np.arange(TRAIN) % CLASSES).astype(np.int32)
+    shown = Examples(np.zeros((TRAIN, 1, 1, 1), np.uint8), true)
+    dataset = Dataset(shown, shown, Normalize(jnp.zeros(1), jnp.ones(1)), "x", ("a", "b", "c"))
+    given, true, said = corrupt_labels(dataset, noise, key).train.label[some], true[some], TRAIN_SAID[some] % CLASSES
+    wrong, right = given != true, said == given
+    assert wrong.any() == (noise > 0)
+    nll = np.where(right, -np.log(CONFIDENCE), -np.log((1 - CONFIDENCE) / (CLASSES - 1))).mean()
+    expected = {"images": limit, "error": 1 - right.mean(), "nll": nll, "true_error": np.mean(said != true)}
+    learned = record["training"].pop("learned")
+    assert record["training"] == pytest.approx(expected, rel=1e-6)
+    assert learned == (pytest.approx(right[wrong].mean()) if noise else None)
 
 
 def test_an_attack_has_its_own_error_for_each_radius_in_the_order_given(monkeypatch):

@@ -316,7 +316,8 @@ def test_the_order_of_methods_beside_the_papers(errors, agrees):
 
 def test_the_order_is_in_the_page(text):
     ours = "MixUp, alpha 0.4 6.00%, no mixing 10.00%, Manifold Mixup 10.50%, CutMix 20.00%"
-    assert f"the papers' order is Manifold Mixup, MixUp, no mixing; here it is {ours}. Against" in text
+    assert f"the papers' order is Manifold Mixup, MixUp, no mixing; here it is {ours}. Of the papers" in text
+    assert "the order here does not agree with theirs. Against no mixing" in text
 
 
 @pytest.mark.parametrize(("mixup", "word"), [(0.03, "agrees"), (0.06, "does not agree")])

@@ -157,7 +157,8 @@ def test_the_runs_are_train_pys(compared, data_dir, tmp_path):
     alone = json.loads((tmp_path / "it" / "metrics.json").read_text())["history"]
     together = json.loads((compared / "runs" / "mixup-0.4-noise0.5-seed1.json").read_text())["history"]
     for one, other in zip(alone, together, strict=True):
-        assert_close(list(other.values()), list(one.values()), "another order of summation")
+        assert other.keys() - one.keys() == {"fit_accuracy", "fit_nll"}
+        assert_close([other[name] for name in one], list(one.values()), "another order of summation")
 
 
 def test_best_and_last_epochs_and_clean_images(compared):
@@ -168,6 +169,9 @@ def test_best_and_last_epochs_and_clean_images(compared):
         assert float(line["best_error"]) == min(errors)
         assert int(line["best_epoch"]) == errors.index(min(errors)) + 1
         assert sum(record["reliability"]["number"]) == 360
+        images, error = (float(line[f"train_{name}"]) for name in ("images", "error"))  # all 320 are looked at
+        assert (images, error) == (320, pytest.approx(1 - record["history"][-1]["fit_accuracy"], abs=1e-6))
+        assert ("train_learned" in line and line["train_learned"] != "") == (record["noise"] > 0)
         gaps = np.subtract(record["reliability"]["confidence"], record["reliability"]["accuracy"])
         ece = np.abs(gaps * record["reliability"]["number"]).sum() / 360
         assert ece == pytest.approx(record["history"][-1]["ece"], rel=1e-4)
@@ -205,6 +209,21 @@ def test_runs_of_another_config_are_refused(compared, data_dir, capsys):
     assert "made with --radii 0.1; now it is 0.2" in capsys.readouterr().err
 
 
+def test_runs_made_before_the_fit_was_measured_are_read(compared, data_dir, capsys, monkeypatch):
+    """The report of them says nothing of it (test_regime.py)."""
+    shown = []
+    monkeypatch.setattr(command.page, "write", lambda folder, comparison, dataset, found, *_: shown.extend(found))
+    path = compared / "runs" / "none-noise0-seed0.json"
+    text = path.read_text()
+    record = json.loads(text)
+    del record["training"]
+    path.write_text(json.dumps(record))
+    assert compare(data_dir, compared.parent, *SMALL) == 0
+    path.write_text(text)
+    assert "12 runs, 12 of them made before" in capsys.readouterr().out
+    assert ["training" in each for each in shown].count(False) == 1
+
+
 def test_config_json_repeats_the_comparison(compared, data_dir, capsys, no_page):
     assert compare(data_dir, compared.parent, *SMALL) == 0  # so that it is of this one
     config = json.loads((compared / "config.json").read_text())
@@ -225,6 +244,7 @@ def test_config_json_repeats_the_comparison(compared, data_dir, capsys, no_page)
         lambda text: text.replace('"seed": 0,', '"seed": 7,', 1),
         lambda text: re.sub(r'"nll": [0-9.e-]+', '"nll": null', text),
         lambda text: re.sub(r'"nll": [0-9.e-]+', '"nll": NaN', text),
+        lambda text: re.sub(r'"true_error": [0-9.e-]+', '"true_error": NaN', text),
     ],
 )
 def test_a_broken_file_is_told(damage, compared, data_dir, capsys):

@@ -104,3 +104,8 @@ def test_every_test_image_counts_once(batch_size):
     measured = evaluation.evaluate(model, dataset)
     assert measured["accuracy"] == pytest.approx(np.mean(pixels[:, 0, 0, 0] > pixels[:, 0, 1, 0]))
     assert not model.norm.use_running_average  # back in training
+    watched = Examples(pixels[:3], np.ones(3, np.int32))
+    more = evaluation.evaluate(model, dataset, None, watched)
+    assert more.keys() - measured.keys() == {"fit_accuracy", "fit_nll"}
+    assert {name: more[name] for name in measured} == measured
+    assert more["fit_accuracy"] == pytest.approx(np.mean(pixels[:3, 0, 0, 0] < pixels[:3, 0, 1, 0]))
