@@ -142,6 +142,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/exporting.py", "jnp.floor((wide - columns) / 2)", "jnp.floor(wide - columns)", "training/test_exporting.py::test_images_are_scaled_as_pillow_does_but_for_rounding"),
     ("training/models/torch_names.py", "4: (3, 2, 0, 1)", "4: (3, 2, 1, 0)", "parity/test_exported_weights.py::test_weights_that_came_from_pytorch_go_back_to_the_last_bit"),
     ("training/loop.py", "saves = saves or has_ended(history, config.patience)", "pass", "training/test_best.py::test_a_run_ends_and_keeps_its_best"),
+    ("training/loop.py", "range(done // epoch_steps + 1,", "range(len(history) + 1,", "training/test_best.py::test_test_images_are_looked_at_after_every_so_many_epochs"),
     ("training/loop.py", "best.forget(after=done)", "pass", "training/test_best.py::test_a_run_that_lost_the_checkpoints_of_its_best_makes_it_again"),
     ("training/run.py", '"best",  #', "#", "training/test_best.py::test_a_run_ends_and_keeps_its_best"),
     ("training/checkpoints.py", "or wanted[name] is not False", "or True", "training/test_depends.py::test_a_flag_that_an_earlier_version_had_not_is_unused_in_its_runs"),

@@ -99,6 +99,8 @@ def train_seeds(
                     told = f"the loss became {loss} in epoch {epoch}: --learning-rate {each.learning_rate}"
                     failures.setdefault(i, TrainingFailed(f"{told} may be too high."))
                     continue
+                if not config.evaluates(epoch):
+                    continue
                 try:
                     seen = None if watched is None else watched[i]
                     measured = evaluate(_learner(graphdef, states, i).evaluated, dataset, None, seen)

@@ -83,6 +83,7 @@ class OptimisationFlags:
     label_smoothing: ShareLess1 = 0.0  # share of each target that is spread over all classes
     accumulate: Count = 1  # parts of a batch that are computed one after the other, to save memory
     ema: Between0And1 | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
+    evaluate_every: Count = 1  # epochs from one look at the test images to the next; the last epoch is always evaluated
     patience: Count | None = None  # end after so many epochs without one of higher test accuracy; None: after --epochs
 
 
@@ -149,6 +150,10 @@ class Config(
         self._check_data_and_schedule()
         self._check_processes()
         require(not (self.resume and self.overwrite), "--resume goes on with a run, --overwrite replaces it: drop one.")
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether the test images are looked at after this epoch, counted from 1."""
+        return epoch % self.evaluate_every == 0 or epoch == self.epochs
 
     def _check_mixing(self) -> None:
         mix, off = self.mix, self.mix_off_epochs

@@ -44,8 +44,9 @@ def train(
       watched: training images that are looked at as they are, neither mixed nor augmented, after each epoch.
 
     Returns:
-      The model, or that of averaged weights; and for each epoch its "epoch", the "step" it ended with, the mean
-      training "loss" and, on the test images, "accuracy", "nll" and "ece"; with `watched` what `evaluate` adds.
+      The model, or that of averaged weights; and for each epoch that was evaluated its "epoch", the "step" it ended
+      with, its mean training "loss" and, on the test images, "accuracy", "nll" and "ece"; with `watched` what
+      `evaluate` adds.
 
     Raises:
       UserError: the checkpoints cannot be used.
@@ -96,7 +97,7 @@ def train(
         progress.n += done
         progress.initial += done  # done before, they tell nothing of the time that is left
     with signals.catch() as stop, shown as bar, contextlib.closing(batches):
-        for epoch in range(len(history) + 1, config.epochs + 1):
+        for epoch in range(done // epoch_steps + 1, config.epochs + 1):
             if has_ended(history, config.patience):
                 break
             mixes = epoch <= config.epochs - config.mix_off_epochs
@@ -119,7 +120,9 @@ def train(
                         raise report_failed_step(
                             config, tuple(image_size), epoch_recipe, step, index, loss, checkpoints
                         )
-                if ends:
+                if ends and not config.evaluates(epoch):
+                    losses = []
+                elif ends:
                     mean_loss = float(np.asarray(losses, np.float32).mean())
                     measured = evaluate(learner.evaluated, dataset, split, watched)
                     history.append({"epoch": epoch, "step": done, "loss": mean_loss, **measured})
@@ -146,7 +149,9 @@ def best_epoch(history: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def has_ended(history: Sequence[dict[str, float]], patience: int | None) -> bool:
     """Whether `patience` epochs have passed since the best one."""
-    return bool(history) and patience is not None and len(history) - best_epoch(history)["epoch"] >= patience
+    if not history or patience is None:
+        return False
+    return history[-1]["epoch"] - best_epoch(history)["epoch"] >= patience
 
 
 def _first_not_finite(losses: list[float], state: Any) -> int | None:

@@ -26,6 +26,7 @@ def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_nll_then_is_the
     assert loop.best_epoch(history[:6])["epoch"] == 4
     assert [loop.has_ended(history[:k], 2) for k in range(8)] == [False] * 6 + [True, False]
     assert not loop.has_ended(history[:6], None)
+    assert [loop.has_ended([history[1], history[4]], patience) for patience in (3, 4)] == [True, False]
 
 
 @pytest.fixture
@@ -88,18 +89,23 @@ def test_a_run_ends_and_keeps_its_best(data_dir, tmp_path, measured, capsys):
     assert not (tmp_path / "it" / "best").exists()  # that of another run would be taken for this one's
 
 
-@pytest.fixture
-def cut_off(data_dir, tmp_path, measured, monkeypatch):
-    """The folder of a run that was stopped in its third epoch."""
+def stop_in(epoch, monkeypatch):
+    """SIGTERM comes at the first step of this epoch."""
     step, calls = loop.pure_step, []
 
     def stopped(*args):
         calls.append(args)
-        if len(calls) == 2 * STEPS + 1:  # the first of the third epoch
+        if len(calls) == (epoch - 1) * STEPS + 1:
             signal.raise_signal(signal.SIGTERM)
         return step(*args)
 
     monkeypatch.setattr(loop, "pure_step", stopped)
+
+
+@pytest.fixture
+def cut_off(data_dir, tmp_path, measured, monkeypatch):
+    """The folder of a run that was stopped in its third epoch."""
+    stop_in(3, monkeypatch)
     measured(1)
     with pytest.raises(Stopped):
         train.run(config(tmp_path, data_dir))
@@ -123,3 +129,16 @@ def test_a_run_that_lost_the_checkpoints_of_its_best_makes_it_again(accuracies, 
     if accuracies == ACCURACIES:
         check(cut_off, measured)
     assert_is(load_run(cut_off, best=True), measured.weights[2 if accuracies == ACCURACIES else 1])
+
+
+@pytest.mark.parametrize("epoch", [4, 5])
+def test_test_images_are_looked_at_after_every_so_many_epochs(epoch, data_dir, tmp_path, monkeypatch):
+    """The rest of the run is the same, also if it was cut off, in the epoch after one that was evaluated or was not."""
+    flags = {"patience": None, "keep_best": False}
+    _, whole = train.run(config(tmp_path, data_dir, **flags))
+    stop_in(epoch, monkeypatch)
+    with pytest.raises(Stopped):
+        train.run(config(tmp_path, data_dir, **flags, evaluate_every=3, name="some"))
+    _, some = train.run(config(tmp_path, data_dir, **flags, evaluate_every=3, name="some", resume=True))
+    assert [record["epoch"] for record in some["history"]] == [3, 6, 7]
+    assert some["history"] == [whole["history"][epoch - 1] for epoch in (3, 6, 7)]

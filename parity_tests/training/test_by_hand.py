@@ -102,7 +102,6 @@ def by_hand(few):
 
 
 def assert_same(history, by_hand):
-    assert len(history) == 3
     for found, expected in zip(history, by_hand, strict=True):
         assert_close([found[name] for name in expected], list(expected.values()), "another order of summation")
 
@@ -117,8 +116,8 @@ def test_a_run_alone(few, by_hand):
 
 
 def test_seeds_trained_as_one(few, by_hand):
-    configs = [resolve(dataclasses.replace(CONFIG, seed=seed)) for seed in (7, 3)]
+    configs = [resolve(dataclasses.replace(CONFIG, seed=seed, evaluate_every=2)) for seed in (7, 3)]
     datasets = [noisy(config, few) for config in configs]
     (_, other), (_, history) = seeds.train_seeds(configs, datasets, tqdm(disable=True))
-    assert_same(history, by_hand)
+    assert_same(history, by_hand[1:])
     assert other[0]["loss"] != history[0]["loss"]
