@@ -15,7 +15,7 @@ from matplotlib.ticker import LogFormatter
 from jax_mix.compare import planar
 from jax_mix.compare.settings import Comparison, label
 from jax_mix.compare.summary import Found, baseline
-from jax_mix.training import data, plots
+from jax_mix.training import data, methods, plots
 
 Record = Mapping[str, Any]
 DPI = 130
@@ -270,7 +270,7 @@ class Figures:
 
     def mixed_batch(self, method: str, dataset: data.Dataset, mix: Any) -> Picture:
         """Four images of a batch, their partners and their mixes, with λ, box and layer."""
-        image, name = dataset.train.image[: len(mix.partner)], f"mixed_{method.replace(':', '-')}"
+        image, name = dataset.train.image[: len(mix.partner)], f"mixed_{methods.file_name(method)}"
         shown = (image, dataset.train.label[: len(image)], dataset.class_names, mix)
         for each in THEMES:
             with theme(each):

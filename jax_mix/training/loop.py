@@ -143,7 +143,7 @@ def train(
 
 
 def train_accuracy(hits: Sequence[Any], steps: int) -> dict[str, float]:
-    """An epoch's "train_accuracy" of its steps'; nothing if a version that did not measure it has taken some of them."""
+    """An epoch's, of its steps'; nothing if some were taken by a version that did not measure it."""
     return {"train_accuracy": float(np.asarray(hits, np.float32).mean())} if len(hits) == steps else {}
 
 

@@ -91,7 +91,7 @@ def plot_mixed_batch(
             line[i].imshow(images[i], cmap="gray", vmin=0, vmax=1)
             line[i].set(xticks=[], yticks=[])
             line[i].set_xlabel(texts[i], fontsize=8)
-            if row == "mixed" and mix is not None and mix.box is not None:
+            if row == "mixed" and mix is not None and _is_pasted(mix, i):
                 y1, x1, y2, x2 = _box(mix, i) - 0.5  # whole numbers are the centres of pixels
                 line[i].plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="tab:red", linewidth=1.5)
     save(figure, path)
@@ -127,10 +127,18 @@ def plot_confusion(path: Path, confusion: ArrayLike, class_names: Sequence[str],
 
 
 def _where(mix: Mix, i: int) -> str:
-    if mix.box is None:
+    if not _is_pasted(mix, i):
         return f"at {mix.layer_name}"
     y1, x1, y2, x2 = _box(mix, i)
     return f"rows {y1}:{y2}, columns {x1}:{x2}"
+
+
+def _is_pasted(mix: Mix, i: int) -> bool:
+    """Whether an image has a box: of several methods, the others' rows have an empty one."""
+    if mix.box is None:
+        return False
+    y1, x1, y2, x2 = _box(mix, i)
+    return mix.outside is None or bool(y1 < y2 and x1 < x2)
 
 
 def _box(mix: Mix, i: int) -> np.ndarray:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Measured(NamedTuple):
-    """Of a batch as it was mixed, float32 `[]` each: the loss, and the accuracy, as `jax_mix.MixedAccuracy` counts it."""
+    """Of a batch as it was mixed, float32 `[]` each: its loss, and its accuracy as `jax_mix.MixedAccuracy` counts."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
@@ -98,7 +98,7 @@ def accumulate(
     *,
     parts: int,
 ) -> tuple[Measured, nnx.State]:
-    """The mean loss, accuracy and gradients over the parts of a batch, one after the other: large batches in less memory.
+    """The means over the parts of a batch, one after the other, and of gradients: large batches in less memory.
 
     Each part is a batch of its own: it has its own draw, and BatchNorm normalises by it.
 
@@ -156,13 +156,12 @@ class Recipe:
 
     def method_at(self, step: Any) -> Method | None:
         """The method in a step, int `[]`: alpha goes to `alpha_end` along half a cosine, fastai's `SchedCos`."""
-        if self.method is None or self.alpha_end is None:
-            return self.method
-        start: Any = self.method.alpha
+        method: Any = self.method
+        if method is None or self.alpha_end is None:
+            return method
+        start = method.alpha
         done = jnp.asarray(step, jnp.float32) / self.steps
-        return dataclasses.replace(
-            self.method, alpha=start + (1 - jnp.cos(jnp.pi * done)) / 2 * (self.alpha_end - start)
-        )
+        return dataclasses.replace(method, alpha=start + (1 - jnp.cos(jnp.pi * done)) / 2 * (self.alpha_end - start))
 
 
 class Learner(NamedTuple):
