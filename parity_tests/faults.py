@@ -48,7 +48,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("compare/planar.py", "argmax(-1) != label", "argmax(-1) == label", "compare/test_measuring.py::test_what_is_measured_on_the_plane"),
     ("compare/planar.py", "on_grid[0, :, 1]", "on_grid[0, :, 0]", "compare/test_measuring.py::test_what_is_measured_on_the_plane"),
     ("compare/settings.py", '"label_noise": noise, "seed": seed', '"label_noise": noise, "seed": 0', "compare/test_measuring.py::test_each_run_is_what_its_cell_says"),
-    ("compare/settings.py", 'values["alpha"] = float(alpha)', 'values["alpha"] = 1.0', "compare/test_measuring.py::test_each_run_is_what_its_cell_says"),
+    ("compare/settings.py", 'values["alpha"] = alpha', 'values["alpha"] = 1.0', "compare/test_measuring.py::test_each_run_is_what_its_cell_says"),
     ("compare/command.py", "(cell.method, cell.noise, None if", "(cell.method, 0, None if", "compare/test_measuring.py::test_runs_that_are_trained_as_one_differ_in_their_seed_alone"),
     ("compare/command.py", 'known["seeds"] == seeds', 'known["seeds"] >= 0', "compare/test_measuring.py::test_the_plane_is_kept_for_as_many_seeds"),
     ("compare/command.py", "(hidden or draws)[0]", "draws[0]", "compare/test_measuring.py::test_the_draws_that_are_shown"),

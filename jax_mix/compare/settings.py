@@ -27,7 +27,8 @@ Parts = tuple[Annotated[float, _PART], ...]
 class ComparisonFlags:
     """What is compared."""
 
-    # what to train, each as --mix has it in a run: mixup:0.2 for an alpha of its own, mixup:0.8+cutmix:1.0, timm:0.8
+    # what to train; mixup:0.2 for an alpha of its own, mixup:0.8+cutmix:1.0 for one of them each batch, timm:0.8,1.0
+    # for timm's: all that a run can be mixed by
     methods: tuple[str, ...] = ("none", "mixup", "manifold", "cutmix")
     # runs of each method; those of one seed share first weights, order of images and wrong labels
     seeds: Annotated[int, within(1, 1000)] = 5

@@ -39,13 +39,13 @@ Workers = Annotated[int, within(0, _MOST, ", four a core")]
 class MixingFlags:
     """How batches are mixed."""
 
-    # how each batch is mixed: manifold, mixup, cutmix, output or none; cutmix:1.0,box=paper has arguments of its own;
-    # mixup+cutmix draws one of several for each batch, mixup+cutmix@0.3 with that probability; timm:0.8,1.0 and the
-    # other recipes of docs/recipes.md mix as those libraries do
+    # how each batch is mixed: manifold, mixup, cutmix, output or none; a method's own arguments stand behind it, as in
+    # cutmix:1.0,box=paper; mixup+cutmix draws one of them for each batch, mixup+cutmix@0.3 the second one for 30%;
+    # timm:0.8,1.0 mixes as timm does, and docs/recipes.md names the others
     mix: str = "manifold"
-    # one of several methods is drawn for each batch, each sample or each pair of partners; None: batch
+    # what one of several methods is drawn for: each batch, sample or pair of partners; None: batch
     mix_per: Literal["batch", "sample", "pair"] | None = None
-    # lambda is drawn from Beta(alpha, alpha), where --mix does not say another; None: 0.4, for cutmix 1.0
+    # lambda is drawn from Beta(alpha, alpha), but of methods that say their own; None: 0.4, for cutmix 1.0
     alpha: Alpha | None = None
     alpha_end: AlphaEnd | None = None  # alpha at the end of the run, reached along half a cosine; None: it stays
     # where manifold mixes besides the input: names of layers, * for any; None: as the model has it; help: show them
