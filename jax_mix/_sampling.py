@@ -78,7 +78,8 @@ def choices(key: Key[Array, ""], count: int, shape: tuple[int, ...], probabiliti
     """Which of `count` methods or layers: each as likely as any other, or with `probabilities`."""
     if probabilities is None:
         return jax.random.randint(key, shape, 0, count, jnp.int32)
-    logs = jnp.log(jnp.asarray(probabilities, jnp.float32))
+    # A schedule may end a rounding below 0, whose logarithm is nan, which every draw would take for the largest.
+    logs = jnp.log(jnp.maximum(jnp.asarray(probabilities, jnp.float32), 0))
     return jax.random.categorical(key, logs, shape=shape).astype(jnp.int32)
 
 

@@ -108,6 +108,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/step.py", "mixed_hits(logits, label, mix)", "mixed_hits(logits, label, None)", "training/test_by_hand.py::test_a_run_alone"),
     ("training/loop.py", "if len(hits) == steps else {}", "", "training/test_mix.py::test_a_run_that_a_version_without_training_accuracy_has_begun_goes_on"),
     ("training/loop.py", "losses, hits = [], []", "losses = []", "training/test_by_hand.py::test_a_run_alone"),
+    ("_sampling.py", "jnp.maximum(jnp.asarray(probabilities, jnp.float32), 0)", "jnp.asarray(probabilities, jnp.float32)", "library/test_sampling.py::test_a_schedule_that_ends_a_rounding_below_zero_is_at_zero"),
     # What --mix says.
     ("training/methods.py", 'if alpha is not None and part.leaves_alpha:', 'if alpha is not None and part.name in METHODS:', "training/test_mix.py::test_flags_reach_the_methods_that_leave_them_open"),
     ("training/methods.py", "round(rest / sharing, 9)", "round(1 / len(parts), 9)", "training/test_mix.py::test_what_is_written_is_made"),
