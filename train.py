@@ -2,7 +2,7 @@
 
 python train.py: handwritten digits with Manifold Mixup, twenty seconds on two CPU cores.
 
-python train.py --mix cutmix --alpha 0.5: another method.
+python train.py --mix cutmix --alpha 0.5: another method; --mix mixup:0.8+cutmix:1.0: one of two for each batch.
 
 python train.py --dataset fashion_mnist --epochs 5: any image-classification set of TFDS that is in data-dir.
 

@@ -56,18 +56,25 @@ class MixedAccuracy(nnx.metrics.Average):
         **_: Any,
     ) -> None:
         """Add a batch."""
-        logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-        if logits.shape[:-1] != labels.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(
-                "labels must be class numbers in the shape of logits without its last axis, got "
-                f"{labels.dtype}{list(labels.shape)} for logits of {list(logits.shape)}."
-            )
-
-        def hit(logits: Array, labels: Array) -> Array:
-            return (logits.argmax(-1) == labels).astype(jnp.float32)
-
-        super().update(values=mixed_loss(hit, logits, labels, mix, dense=dense), mask=mask)
+        super().update(values=mixed_hits(logits, labels, mix, dense=dense), mask=mask)
 
     def compute(self) -> Array:
         """The accuracy of all batches, float32 `[]`."""
         return self.total[...] / self.count[...].astype(jnp.float32)
+
+
+def mixed_hits(
+    logits: ArrayLike, labels: ArrayLike, mix: Mix | None, *, dense: bool | Sequence[int] | None = None
+) -> Array:
+    """What `MixedAccuracy` takes the mean of: a number from 0 to 1 for each label, float32 `[batch, ...]`."""
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if logits.shape[:-1] != labels.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            "labels must be class numbers in the shape of logits without its last axis, got "
+            f"{labels.dtype}{list(labels.shape)} for logits of {list(logits.shape)}."
+        )
+
+    def hit(logits: Array, labels: Array) -> Array:
+        return (logits.argmax(-1) == labels).astype(jnp.float32)
+
+    return mixed_loss(hit, logits, labels, mix, dense=dense)

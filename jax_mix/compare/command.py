@@ -157,6 +157,7 @@ def _mixes(comparison: Comparison, dataset: data.Dataset, reasons: dict[str, str
         if method not in reasons and config.mix != "none":
             drawn: Any = make_recipe(config, model, dataset, 1).method
             draws = [drawn.sample(jax.random.fold_in(split_seed(config)[3], i), shape) for i in range(10)]
+            draws = [mix for mix in draws if (mix.lam < 1).any()] or draws  # with none, some batches are not mixed
             hidden = [mix for mix in draws if mix.layer_name != "input"]
             mixes[method] = (hidden or draws)[0]
     return mixes

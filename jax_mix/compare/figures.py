@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from jax_mix.compare import planar
-from jax_mix.compare.settings import NAMES, Comparison, label
+from jax_mix.compare.settings import Comparison, label
 from jax_mix.compare.styles import THEMES, hues, styles, theme
 from jax_mix.compare.summary import Found, baseline
 from jax_mix.compare.sweep import alpha, many, sweeps
 from jax_mix.training import data, plots
+from jax_mix.training.methods import file_name
 
 Record = Mapping[str, Any]
 DPI = 130
@@ -248,7 +249,7 @@ class Figures:
                     color, marker = hues(self._comparison)[name]
                     mean = [scale * each.mean for each in there]
                     axes.errorbar(
-                        at, mean, half, color=color, marker=marker, markersize=5, capsize=3, label=NAMES[name]
+                        at, mean, half, color=color, marker=marker, markersize=5, capsize=3, label=label(name)
                     )
                 axes.set_xscale("log")
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
@@ -289,7 +290,7 @@ class Figures:
 
     def mixed_batch(self, method: str, dataset: data.Dataset, mix: Any) -> Picture:
         """Four images of a batch, their partners and their mixes, with λ, box and layer."""
-        image, name = dataset.train.image[: len(mix.partner)], f"mixed_{method.replace(':', '-')}"
+        image, name = dataset.train.image[: len(mix.partner)], f"mixed_{file_name(method)}"
         shown = (image, dataset.train.label[: len(image)], dataset.class_names, mix)
         for each in THEMES:
             with theme(each):

@@ -79,7 +79,7 @@ def train_seeds(
             mixes = epoch <= config.epochs - config.mix_off_epochs
             first = (epoch - 1) * epoch_steps
             index = np.stack([data.epoch_batches(key[1], epoch, n, size) for key in keys])
-            states, losses = _epoch(
+            states, measured = _epoch(
                 graphdef,
                 recipe if mixes else dataclasses.replace(recipe, method=None),
                 states,
@@ -94,7 +94,7 @@ def train_seeds(
             if stop.signal:
                 raise Stopped(f"stopped by {stop.signal.name}; the same command goes on.", stop.signal)
             for i, (each, history) in enumerate(zip(configs, histories, strict=True)):
-                loss = float(np.asarray(losses[i], np.float32).mean())
+                loss, accuracy = (float(np.asarray(values[i], np.float32).mean()) for values in measured)
                 if i in failures or not math.isfinite(loss):
                     told = f"the loss became {loss} in epoch {epoch}: --learning-rate {each.learning_rate}"
                     failures.setdefault(i, TrainingFailed(f"{told} may be too high."))
@@ -103,11 +103,12 @@ def train_seeds(
                     continue
                 try:
                     seen = None if watched is None else watched[i]
-                    measured = evaluate(_learner(graphdef, states, i).evaluated, dataset, None, seen)
+                    found = evaluate(_learner(graphdef, states, i).evaluated, dataset, None, seen)
                 except TrainingFailed as error:
                     failures[i] = error
                     continue
-                history.append({"epoch": epoch, "step": first + epoch_steps, "loss": loss, **measured})
+                record = {"epoch": epoch, "step": first + epoch_steps, "loss": loss, "train_accuracy": accuracy}
+                history.append({**record, **found})
     return [
         failures[i] if i in failures else (_learner(graphdef, states, i).evaluated, history)
         for i, history in enumerate(histories)

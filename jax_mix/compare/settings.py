@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from jax_mix._checks import suggest
+from jax_mix.training import methods
 from jax_mix.training.checks import Count, Must, check_fields, within
 from jax_mix.training.config import Alpha, Config
-from jax_mix.training.errors import UserError, require
-from jax_mix.training.methods import METHODS
+from jax_mix.training.errors import require
 
-NAMES = {"none": "no mixing", "mixup": "MixUp", "manifold": "Manifold Mixup", "cutmix": "CutMix"}
+label = methods.label  # what people call a method
 # Not flags of a comparison.
 _OF_A_RUN = (
     *("mix", "seed", "label_noise", "overwrite", "resume", "coordinator", "num_processes", "process_id"),
     *("patience", "keep_best"),  # every run is of all epochs, and keeps no network
 )
-_ONLY_MIXED = ("alpha", "alpha_end", "mix_off_epochs", "mix_groups", "layers")
+_ONLY_MIXED = ("alpha", "alpha_end", "mix_off_epochs", "mix_groups", "mix_per", "layers")
 
 
 _PART = Must("above 0 and at most 1", lambda part: 0 < part <= 1, or_else="; 0 is always among them")
@@ -28,7 +27,8 @@ Parts = tuple[Annotated[float, _PART], ...]
 class ComparisonFlags:
     """What is compared."""
 
-    # what to train; mixup:0.2 for an alpha of its own
+    # what to train; mixup:0.2 for an alpha of its own, mixup:0.8+cutmix:1.0 for one of them each batch, timm:0.8,1.0
+    # for timm's: all that a run can be mixed by
     methods: tuple[str, ...] = ("none", "mixup", "manifold", "cutmix")
     # runs of each method; those of one seed share first weights, order of images and wrong labels
     seeds: Annotated[int, within(1, 1000)] = 5
@@ -46,7 +46,7 @@ class Comparison(ComparisonFlags, Config):
     GROUPS: ClassVar[tuple[type, ...]] = (ComparisonFlags, *Config.GROUPS)
     HIDDEN: ClassVar[tuple[str, ...]] = _OF_A_RUN
 
-    mix: Literal["manifold", "mixup", "cutmix", "none"] = "none"
+    mix: str = "none"
     alpha: Alpha | None = 1.0
 
     def __post_init__(self) -> None:
@@ -56,6 +56,8 @@ class Comparison(ComparisonFlags, Config):
         require(bool(self.methods), "--methods must name at least one.")
         for method in self.methods:
             self.config(method, 0.0, 0)  # complains of what a run cannot do
+        names = set(map(methods.file_name, self.methods))
+        require(len(names) == len(self.methods), f"--methods must differ in letters and digits, got {self.methods}.")
 
     def config(self, method: str, noise: float, seed: int) -> Config:
         """That of one run.
@@ -63,21 +65,19 @@ class Comparison(ComparisonFlags, Config):
         Raises:
           UserError: there is no such method, or the run is not possible.
         """
-        mix, colon, alpha = method.partition(":")
-        if mix not in NAMES:
-            raise UserError(f"--methods: there is no {mix!r}: {suggest(mix, list(NAMES))}")
+        written = methods.make(method, where=f"--methods: {method!r}")
+        mix, alpha = methods.as_flags(method)
+        parts = methods.parse(mix)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
         values |= {"mix": mix, "label_noise": noise, "seed": seed, "name": None}
-        if colon:
-            try:
-                values["alpha"] = float(alpha)
-            except ValueError:
-                raise UserError(f"--methods: {method!r} must be a method and its alpha, as in {mix}:0.4.") from None
-        if mix == "none":
-            require(not colon, f"--methods: {method!r} draws no lambda: give none without an alpha.")
-            values |= {name: getattr(Config, name) for name in _ONLY_MIXED}
-        elif mix != "manifold":
+        if alpha is not None or not any(part.leaves_alpha for part in parts):
+            values["alpha"] = alpha
+        if len(parts) == 1:
+            values["mix_per"] = None
+        if not any(map(methods.leaves_layers, methods.every(written))):
             values["layers"] = None
+        if written is None:
+            values |= {name: getattr(Config, name) for name in _ONLY_MIXED}
         return Config(**values)
 
     @property
@@ -107,18 +107,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.method.replace(':', '-')}-noise{self.noise:g}-seed{self.seed}"
-
-
-def label(method: str) -> str:
-    """What people call it.
-
-    >>> label("mixup:0.2")
-    'MixUp, alpha 0.2'
-    """
-    mix, colon, alpha = method.partition(":")
-    return NAMES[mix] + (f", alpha {alpha}" if colon else "")
+        return f"{methods.file_name(self.method)}-noise{self.noise:g}-seed{self.seed}"
 
 
 QUICK: dict[str, Any] = {"seeds": 3, "epochs": 5, "noise_levels": (0.4,), "radii": (0.03, 0.1), "attacked": 200}
-assert METHODS.keys() | {"none"} == NAMES.keys()

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jax_mix.compare.settings import NAMES, Comparison, label
-from jax_mix.training.methods import METHODS
+from jax_mix.compare.settings import Comparison
+from jax_mix.training.methods import METHODS, label, parse
 
 _MANY = 6  # methods: of more a table of columns cannot be read, nor a sentence that names each with its interval
 _ENOUGH = 3  # alphas of a method: with fewer there is no curve to see
 
 
 def family(method: str) -> str:
-    """What a method is called but for its alpha.
+    """What a method is called but for its alpha; what has other arguments, or parts, is one of its own.
 
-    >>> family("mixup:0.2")
-    'mixup'
+    >>> family("mixup:0.2"), family("mixup:0.2,per=batch")
+    ('mixup', 'mixup:0.2,per=batch')
     """
-    return method if "+" in method else method.partition(":")[0]
+    return method if _of_alpha(method) is None else parse(method)[0].name
+
+
+def _of_alpha(method: str) -> str | None:
+    """The alpha that is written, "" if none is; None of what is not told by its alpha alone."""
+    part, *others = parse(method)
+    if others or part.name not in METHODS or part.given.keys() - {"alpha"}:
+        return None
+    return part.given.get("alpha", "")
 
 
 def many(comparison: Comparison) -> bool:
@@ -27,13 +35,12 @@ def many(comparison: Comparison) -> bool:
 
 def alpha(comparison: Comparison, method: str) -> float | None:
     """That of a method, its own or the comparison's; None if it has none, or several."""
-    name = family(method)
-    if name not in METHODS:
+    own = _of_alpha(method)
+    if own is None:
         return None
-    own = method.partition(":")[2]
     if own:
         return float(own)
-    return METHODS[name]().alpha if comparison.alpha is None else comparison.alpha
+    return METHODS[family(method)]().alpha if comparison.alpha is None else comparison.alpha
 
 
 def families(comparison: Comparison) -> dict[str, list[str]]:
@@ -64,6 +71,6 @@ def told(methods: Iterable[str]) -> str:
         groups.setdefault((family(method), ":" in method), []).append(method)
     names = []
     for (name, _), of in groups.items():
-        alphas = ", ".join(sorted((each.partition(":")[2] for each in of), key=float)) if len(of) > 1 else ""
-        names.append(f"{NAMES[name]} (alpha {alphas})" if alphas else label(of[0]))
+        alphas = ", ".join(sorted((_of_alpha(each) or "" for each in of), key=float)) if len(of) > 1 else ""
+        names.append(f"{label(name)} (alpha {alphas})" if alphas else label(of[0]))
     return ", ".join(names)

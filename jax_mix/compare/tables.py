@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jax_mix.compare.settings import NAMES, Comparison, label
+from jax_mix.compare.settings import Comparison, label
 from jax_mix.compare.summary import Found, baseline
 from jax_mix.compare.sweep import alpha, many, sweeps
 
@@ -44,11 +44,11 @@ def sweep(comparison: Comparison, found: Sequence[Sequence[Found]]) -> dict[str,
                 else {"text": "", "verdict": "", "best": False}
                 for a in alphas
             ]
-            rows.append({"name": f"{NAMES[name]}: {_title(line[0])}", "cells": cells})
+            rows.append({"name": f"{label(name)}: {_title(line[0])}", "cells": cells})
         error = [each for each in found[0] if each.method in methods and each.values]
         if error:
             lowest = min(error, key=lambda each: each.mean)
-            best.append(f"{NAMES[name]} at alpha {alpha(comparison, lowest.method):g} ({lowest.mean:.2%})")
+            best.append(f"{label(name)} at alpha {alpha(comparison, lowest.method):g} ({lowest.mean:.2%})")
     return {"alphas": [f"{each:g}" for each in alphas], "rows": rows, "best": best}
 
 

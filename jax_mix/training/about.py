@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import jax_mix
+from jax_mix.training import methods
 from jax_mix.training.build import Prepared, described
 from jax_mix.training.checkpoints import resuming
 from jax_mix.training.environment import environment
@@ -35,7 +36,7 @@ class About:
       model, width, dtype: the flags of the network.
       source: where the copy of the model's own file is, below the run's folder; None: the model has no such file.
       beside: the folder in which that file was, for what it imports from there.
-      layers: where Manifold Mixup mixed besides the input; None: it was another method.
+      layers: where Manifold Mixup mixed besides the input; None: it was no method that was trained with.
       averaged: whether it is the averaged weights that are evaluated.
       dataset: the name of the data, and their fingerprint.
       versions: of Python and the packages.
@@ -85,7 +86,7 @@ def write_about(folder: Path, prepared: Prepared) -> None:
         dtype=config.dtype,
         source=source,
         beside=beside,
-        layers=config.layers,
+        layers=_layers(prepared.recipe.method),
         averaged=config.ema is not None,
         dataset=described(config, dataset)["dataset"],
         versions={"python": found["python"], "jax_mix": jax_mix.__version__, **found["versions"]},
@@ -135,6 +136,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
             f"'{folder / 'metrics.json'}' is not as it was written ({error}): {resuming(folder)} writes it again."
         ) from error
     return metrics
+
+
+def _layers(method: Any) -> tuple[str, ...] | None:
+    """Those of all Manifold Mixup in it."""
+    each_has = [each.layers for each in methods.every(method) if isinstance(each, jax_mix.ManifoldMixup)]
+    return tuple(dict.fromkeys(layer for layers in each_has for layer in layers)) if each_has else None
 
 
 def _runs(folder: Path) -> list[str]:

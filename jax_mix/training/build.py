@@ -14,10 +14,9 @@ import numpy as np
 from flax import nnx
 
 import jax_mix
-from jax_mix.training import data, devices, models, optimizers
+from jax_mix.training import data, devices, methods, models, optimizers
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
-from jax_mix.training.methods import METHODS
 from jax_mix.training.step import Learner, Recipe
 
 if TYPE_CHECKING:
@@ -45,7 +44,9 @@ def resolve(config: Config) -> Config:
         f"devices times --accumulate {config.accumulate}, got {config.batch_size}; or use fewer --devices, or "
         "--mix-groups 1, to mix across devices.",
     )
-    alpha = METHODS[config.mix]().alpha if config.alpha is None else config.alpha
+    alpha, parts = config.alpha, methods.parse(config.mix)
+    if alpha is None and len(parts) == 1 and parts[0].leaves_alpha:
+        alpha = methods.METHODS[parts[0].name]().alpha
     return dataclasses.replace(config, alpha=alpha, mix_groups=config.mix_groups or count)
 
 
@@ -79,7 +80,7 @@ def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
 class Prepared(NamedTuple):
     """A run that can start: what its config names, made."""
 
-    config: Config  # with nothing left open: alpha, groups and layers are those of the recipe
+    config: Config  # with nothing left open: alpha, groups and layers, if --mix does not say them, are the recipe's
     dataset: data.Dataset
     model: nnx.Module
     recipe: Recipe
@@ -95,7 +96,8 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
     recipe = make_recipe(config, model, dataset, steps=config.epochs * (n // config.batch_size))
-    layers = recipe.method.layers if isinstance(recipe.method, jax_mix.ManifoldMixup) else None
+    bound = zip(methods.every(methods.make(config.mix)), methods.every(recipe.method), strict=True)
+    layers = next((method.layers for written, method in bound if methods.leaves_layers(written)), None)
     return Prepared(dataclasses.replace(config, layers=layers), dataset, model, recipe)
 
 
@@ -131,28 +133,33 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     """The recipe that `config` names, for a run of `steps`; Manifold Mixup's layers are looked up in the model.
 
     Raises:
-      UserError: a layer is not in the model, or images are too small for CutMix.
+      UserError: a layer is not in the model, or images are too small for CutMix, or the methods do not go together.
     """
     same = {name: getattr(config, name) for name in ("alpha_end", "augment", "label_smoothing", "accumulate", "ema")}
     if config.mix == "none":
         return Recipe(steps=steps, **same)
-    given = {"alpha": config.alpha, "groups": config.mix_groups}
-    method = METHODS[config.mix](**{name: value for name, value in given.items() if value is not None})
+    for note in methods.beside(config.mix, label_smoothing=config.label_smoothing):
+        _say_once(note)
+    written: Any = methods.make(config.mix, config.alpha, config.mix_groups, config.mix_per)
+    layers = models.default_layers(config.model) if config.layers is None else config.layers
+    layers_left = any(map(methods.leaves_layers, methods.every(written)))
     image_size = dataset.train.image.shape[1:]
     try:
-        if isinstance(method, jax_mix.ManifoldMixup):
-            layers = models.default_layers(config.model) if config.layers is None else config.layers
+        method = methods.changed(
+            written, lambda each: dataclasses.replace(each, layers=layers) if methods.leaves_layers(each) else each
+        )
+        if hasattr(method, "bind"):
             image = jax.ShapeDtypeStruct((2, *image_size), np.float32)
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
-                method = dataclasses.replace(method, layers=layers).bind(model, image)
+                method = method.bind(model, image)
             for each in told:
                 if each.category is UserWarning:
                     _say_once(f"--layers: {each.message}")
         shape = (config.batch_size // config.accumulate, *image_size)
         jax.eval_shape(lambda key: method.sample(key, shape), jax.random.key(0))
     except ValueError as error:
-        where = "--" if str(error).startswith("layers ") else f"--mix {config.mix}: "
+        where = "--" if layers_left and str(error).startswith("layers ") else f"--mix {config.mix}: "
         raise UserError(f"{where}{error}") from error
     return Recipe(method, steps=steps, **same)
 

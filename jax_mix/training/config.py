@@ -12,6 +12,7 @@ import os
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
+from jax_mix.training import methods
 from jax_mix.training.checks import POSITIVE, Between0And1, Count, Must, Positive, check_fields, within
 from jax_mix.training.data import AugmentName, BrokenImages, FeedName, SplitBy
 from jax_mix.training.errors import UserError, require
@@ -19,8 +20,9 @@ from jax_mix.training.models import ModelName
 from jax_mix.training.optimizers import OptimizerName, ScheduleName
 
 _MOST = 4 * (os.cpu_count() or 1)  # each is a Python with JAX in it: thousands would fill the memory
-# With less, fewer than one in 200 lambdas of Beta(alpha, alpha) is between 0.01 and 0.99.
-_MIXES = Must("at least 0.001, below which next to nothing is mixed", lambda alpha: alpha >= 1e-3)
+_MIXES = Must(
+    f"at least {methods.LEAST_ALPHA}, below which next to nothing is mixed", lambda alpha: alpha >= methods.LEAST_ALPHA
+)
 AlphaEnd = Annotated[float, POSITIVE, _MIXES]
 Alpha = Annotated[float, *(dataclasses.replace(must, or_else="; or --mix none") for must in (POSITIVE, _MIXES))]
 Parts = Annotated[tuple[float, ...], Must("parts between 0 and 1", lambda part: 0 < part < 1)]
@@ -37,8 +39,14 @@ Workers = Annotated[int, within(0, _MOST, ", four a core")]
 class MixingFlags:
     """How batches are mixed."""
 
-    mix: Literal["manifold", "mixup", "cutmix", "none"] = "manifold"  # how each batch is mixed
-    alpha: Alpha | None = None  # lambda is drawn from Beta(alpha, alpha); None: 0.4, for cutmix 1.0
+    # how each batch is mixed: manifold, mixup, cutmix, output or none; a method's own arguments stand behind it, as in
+    # cutmix:1.0,box=paper; mixup+cutmix draws one of them for each batch, mixup+cutmix@0.3 the second one for 30%;
+    # timm:0.8,1.0 mixes as timm does, and docs/recipes.md names the others
+    mix: str = "manifold"
+    # what one of several methods is drawn for: each batch, sample or pair of partners; None: batch
+    mix_per: Literal["batch", "sample", "pair"] | None = None
+    # lambda is drawn from Beta(alpha, alpha), but of methods that say their own; None: 0.4, for cutmix 1.0
+    alpha: Alpha | None = None
     alpha_end: AlphaEnd | None = None  # alpha at the end of the run, reached along half a cosine; None: it stays
     # where manifold mixes besides the input: names of layers, * for any; None: as the model has it; help: show them
     layers: tuple[str, ...] | None = None
@@ -157,6 +165,7 @@ class Config(
 
     def _check_mixing(self) -> None:
         mix, off = self.mix, self.mix_off_epochs
+        parts = methods.parse(mix)
         if mix == "none":
             require(self.alpha is None, f"--alpha is {self.alpha}, but --mix none draws no lambda: drop one.")
             given = {"alpha-end": self.alpha_end, "mix-groups": self.mix_groups, "mix-off-epochs": off or None}
@@ -164,7 +173,22 @@ class Config(
                 require(value is None, f"--{name} is {value}, but --mix none does not mix: drop one of them.")
         require(0 <= off <= self.epochs, f"--mix-off-epochs must be from 0 to --epochs {self.epochs}, got {off}.")
         require(
-            self.layers in (None, HELP) or mix == "manifold", f"--layers is only for --mix manifold, got --mix {mix}."
+            self.alpha is None or any(part.leaves_alpha for part in parts),
+            f"--alpha is {self.alpha}, but --mix {mix} leaves no alpha open: say it there, or drop it.",
+        )
+        require(
+            self.mix_per is None or len(parts) > 1,
+            f"--mix-per is {self.mix_per}, but --mix {mix} is one method, not one of several: drop it; a method's own "
+            "is --mix mixup:per=batch.",
+        )
+        method = methods.make(mix, self.alpha, self.mix_groups, self.mix_per)
+        require(
+            self.alpha_end is None or methods.has_one_alpha(method),
+            f"--alpha-end is {self.alpha_end}, but --mix {mix} has not one alpha for all, to begin with: drop it.",
+        )
+        require(
+            self.layers in (None, HELP) or any(map(methods.leaves_layers, methods.every(method))),
+            f"--layers is only for --mix manifold, where --mix does not name layers itself; got --mix {mix}.",
         )
         require(self.layers != (), "--layers must name at least one layer; to mix the input alone: --mix mixup.")
 

@@ -45,8 +45,9 @@ def train(
 
     Returns:
       The model, or that of averaged weights; and for each epoch that was evaluated its "epoch", the "step" it ended
-      with, its mean training "loss" and, on the test images, "accuracy", "nll" and "ece"; with `watched` what
-      `evaluate` adds.
+      with, its mean training "loss", the mean "train_accuracy" of batches as they were mixed, and, on the test images,
+      "accuracy", "nll" and "ece"; with `watched` what `evaluate` adds. An epoch that a version without it has begun
+      has no "train_accuracy".
 
     Raises:
       UserError: the checkpoints cannot be used.
@@ -69,12 +70,13 @@ def train(
     done, every = 0, config.checkpoint_every or epoch_steps
     history: list[dict[str, float]] = []
     losses: list[Any] = []  # of this epoch so far; on the device, for no step to wait for them
+    hits: list[Any] = []  # its training accuracies, likewise
     if checkpoints and config.resume and not checkpoints.steps:
         print("there is no checkpoint yet: from the beginning")
     elif checkpoints and config.resume:
         done, state, saved = checkpoints.restore(state)
         nnx.update(learner, state)
-        history, losses = saved["history"], saved["losses"]
+        history, losses, hits = saved["history"], saved["losses"], saved.get("hits", [])
         ended = done == steps or has_ended(history, config.patience)
         print("the run is finished: its results are written again" if ended else f"from step {done}")
     if best and config.resume:
@@ -104,15 +106,16 @@ def train(
             epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
             for batch in itertools.islice(batches, epoch_steps - len(losses)):
                 key = jax.random.fold_in(step_key, done)
-                state, loss = pure_step(graphdef, state, key, batch, dataset.normalize, epoch_recipe)
-                losses.append(loss)
+                state, measured = pure_step(graphdef, state, key, batch, dataset.normalize, epoch_recipe)
+                losses.append(measured.loss)
+                hits.append(measured.accuracy)
                 done += 1
                 bar.update()
                 stopping = stop.agreed(done)
                 ends, saves = len(losses) == epoch_steps, done % every == 0 or done == steps or stopping is not None
                 if ends or saves:
                     nnx.update(learner, state)
-                    losses = [float(loss) for loss in jax.device_get(losses)]
+                    losses, hits = ([float(each) for each in values] for values in jax.device_get((losses, hits)))
                     failed = _first_not_finite(losses, state)
                     if failed is not None:
                         index = data.epoch_batches(order_key, epoch, n, config.batch_size)[failed]
@@ -121,25 +124,39 @@ def train(
                             config, tuple(image_size), epoch_recipe, step, index, loss, checkpoints
                         )
                 if ends and not config.evaluates(epoch):
-                    losses = []
+                    losses, hits = [], []
                 elif ends:
                     mean_loss = float(np.asarray(losses, np.float32).mean())
-                    measured = evaluate(learner.evaluated, dataset, split, watched)
-                    history.append({"epoch": epoch, "step": done, "loss": mean_loss, **measured})
+                    found = evaluate(learner.evaluated, dataset, split, watched)
+                    history.append(
+                        {"epoch": epoch, "step": done, "loss": mean_loss, **train_accuracy(hits, epoch_steps), **found}
+                    )
                     if logs:
                         logs.epoch(history, losses)
-                    losses = []
+                    losses, hits = [], []
                     saves = saves or has_ended(history, config.patience)
                     if best and best_epoch(history) is history[-1]:
-                        best.save(done, state, {"history": history, "losses": losses})
+                        best.save(done, state, {"history": history, "losses": losses, "hits": hits})
                         best.wait()  # a run that goes on must find the best epoch of its history
                         saves = True
-                    bar.set_postfix(epoch=epoch, loss=f"{mean_loss:.3f}", test_accuracy=f"{measured['accuracy']:.2%}")
+                    bar.set_postfix(told_of(history[-1]))
                 if checkpoints and saves:
-                    checkpoints.save(done, state, {"history": history, "losses": losses})
+                    checkpoints.save(done, state, {"history": history, "losses": losses, "hits": hits})
                 if stopping:
                     raise Stopped(f"stopped at step {done} by {stopping.name}", stopping)
     return learner.evaluated, history
+
+
+def train_accuracy(hits: Sequence[Any], steps: int) -> dict[str, float]:
+    """An epoch's, of its steps'; nothing if some were taken by a version that did not measure it."""
+    return {"train_accuracy": float(np.asarray(hits, np.float32).mean())} if len(hits) == steps else {}
+
+
+def told_of(record: dict[str, float]) -> dict[str, str]:
+    """An epoch in the progress bar."""
+    accuracies = {"train": record.get("train_accuracy"), "test": record["accuracy"]}
+    told = {f"{name}_accuracy": f"{value:.2%}" for name, value in accuracies.items() if value is not None}
+    return {"epoch": f"{record['epoch']:.0f}", "loss": f"{record['loss']:.3f}", **told}
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -31,6 +31,7 @@ from jax_mix.training.files import (
     write_jsonl,
 )
 from jax_mix.training.loop import best_epoch
+from jax_mix.training.methods import file_name
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -62,7 +63,7 @@ def choose_folder(config: Config) -> Path:
     Raises:
       UserError: `--name` is that of a finished run; `--resume` finds none; or nothing can be written there.
     """
-    first = folder_of(config, f"{{dataset}}-{config.mix}-{config.seed}")
+    first = folder_of(config, f"{{dataset}}-{file_name(config.mix)}-{config.seed}")
     if config.name:
         folder = first
         require(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jax_mix
+from jax_mix._metrics import mixed_hits
 from jax_mix.training import data
 from jax_mix.training.ema import update_average
 from jax_mix.training.errors import require
@@ -22,27 +23,34 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
 
 
+class Measured(NamedTuple):
+    """Of a batch as it was mixed, float32 `[]` each: its loss, and its accuracy as `jax_mix.MixedAccuracy` counts."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
 def train_step(
     learner: Learner, key: Key[Array, ""], batch: data.Examples, normalize: data.Normalize, recipe: Recipe
-) -> Float[Array, ""]:
-    """One step on a batch of training images: updates the learner, returns the loss, float32 `[]`."""
+) -> Measured:
+    """One step on a batch of training images: updates the learner, returns what the batch's was before."""
     model, optimizer, average = learner
     method = recipe.method_at(optimizer.step[...])
 
-    def gradients(model: nnx.Module, key: Key[Array, ""], batch: data.Examples) -> tuple[Float[Array, ""], nnx.State]:
+    def gradients(model: nnx.Module, key: Key[Array, ""], batch: data.Examples) -> tuple[Measured, nnx.State]:
         augment_key, _ = jax.random.split(key)
         image = normalize(data.augment(recipe.augment, augment_key, batch.image))
         mix = method.sample(draw_key(key), image.shape) if method else None  # 1. draw
         return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing)
 
     if recipe.accumulate == 1:
-        loss, grads = gradients(model, key, batch)
+        measured, grads = gradients(model, key, batch)
     else:
-        loss, grads = accumulate(gradients, model, key, batch, parts=recipe.accumulate)
+        measured, grads = accumulate(gradients, model, key, batch, parts=recipe.accumulate)
     apply_gradients(model, optimizer, grads)
     if average is not None and recipe.ema is not None:
         update_average(average, model, optimizer.step[...], recipe.ema)
-    return loss
+    return measured
 
 
 def draw_key(key: Key[Array, ""]) -> Key[Array, ""]:
@@ -56,24 +64,24 @@ def loss_and_gradients(
     label: Int[Array, " batch"],
     mix: jax_mix.Mix | None,
     label_smoothing: float = 0.0,
-) -> tuple[Float[Array, ""], nnx.State]:
-    """The loss of a batch with its draw, float32 `[]`, and the gradients; what is compared with fastai's.
+) -> tuple[Measured, nnx.State]:
+    """The loss and accuracy of a batch with its draw, and the loss's gradients; what is compared with fastai's.
 
     Raises:
       UserError: the forward pass leaves the model with other Variables than before.
     """
     before: Any = jax.tree.structure(nnx.state(model))
 
-    def loss_fn(model: nnx.Module) -> Float[Array, ""]:
+    def loss_fn(model: nnx.Module) -> tuple[Float[Array, ""], Float[Array, ""]]:
         logits = jax_mix.forward(model, image, mix)  # 2. mix
         nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each step another program
         losses = jax_mix.mixed_loss(cross_entropy(label_smoothing), logits, label, mix)  # 3. loss
-        return losses.mean()
+        return losses.mean(), mixed_hits(logits, label, mix).mean()
 
-    loss, grads = nnx.value_and_grad(loss_fn)(model)
+    measured, grads = nnx.value_and_grad(loss_fn, has_aux=True)(model)
     same = jax.tree.structure(nnx.state(model)) == before
     require(same, "--model: its forward pass adds Variables: make them before, or sow them as nnx.Intermediate.")
-    return loss, grads
+    return Measured(*measured), grads
 
 
 def apply_gradients(model: nnx.Module, optimizer: nnx.Optimizer, grads: nnx.State) -> None:
@@ -83,19 +91,19 @@ def apply_gradients(model: nnx.Module, optimizer: nnx.Optimizer, grads: nnx.Stat
 
 
 def accumulate(
-    gradients: Callable[[nnx.Module, Key[Array, ""], Any], tuple[Float[Array, ""], nnx.State]],
+    gradients: Callable[[nnx.Module, Key[Array, ""], Any], tuple[Measured, nnx.State]],
     model: nnx.Module,
     key: Key[Array, ""],
     batch: Any,
     *,
     parts: int,
-) -> tuple[Float[Array, ""], nnx.State]:
-    """The mean loss and gradients over the parts of a batch, one after the other: large batches in less memory.
+) -> tuple[Measured, nnx.State]:
+    """The means over the parts of a batch, one after the other, and of gradients: large batches in less memory.
 
     Each part is a batch of its own: it has its own draw, and BatchNorm normalises by it.
 
     Args:
-      gradients: gives the loss, float `[]`, and the gradients for a model, a key and a batch.
+      gradients: gives what is measured, and the gradients, for a model, a key and a batch.
       model: its BatchNorm statistics are updated `parts` times.
       key: split for the parts.
       batch: pytree of arrays `[batch, ...]`.
@@ -107,12 +115,12 @@ def accumulate(
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
     def part(carry: tuple[nnx.Module, nnx.State], key_and_batch: Any) -> tuple[tuple[nnx.Module, nnx.State], Any]:
         model, total = carry
-        loss, grads = gradients(model, *key_and_batch)
-        return (model, jax.tree.map(jnp.add, total, grads)), loss
+        measured, grads = gradients(model, *key_and_batch)
+        return (model, jax.tree.map(jnp.add, total, grads)), measured
 
     zeros = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
-    (_, total), losses = part((model, zeros), (jax.random.split(key, parts), split))
-    return jnp.mean(losses), jax.tree.map(lambda g: g / parts, total)
+    (_, total), measured = part((model, zeros), (jax.random.split(key, parts), split))
+    return Measured(*map(jnp.mean, measured)), jax.tree.map(lambda g: g / parts, total)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "recipe"), donate_argnames="state")
@@ -123,15 +131,15 @@ def pure_step(
     batch: data.Examples,
     normalize: data.Normalize,
     recipe: Recipe,
-) -> tuple[Any, Float[Array, ""]]:
-    """`train_step` on the two halves of a learner's `nnx.split`, jitted: gives the new state and the loss.
+) -> tuple[Any, Measured]:
+    """`train_step` on the two halves of a learner's `nnx.split`, jitted: gives the new state and what was measured.
 
     `nnx.jit` would walk over the learner's objects at every call, which takes longer than a small network's step. The
     new state is written where the old one was, which is gone then.
     """
     learner = nnx.merge(graphdef, state)
-    loss = train_step(learner, key, batch, normalize, recipe)
-    return nnx.state(learner), loss
+    measured = train_step(learner, key, batch, normalize, recipe)
+    return nnx.state(learner), measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,13 +156,12 @@ class Recipe:
 
     def method_at(self, step: Any) -> Method | None:
         """The method in a step, int `[]`: alpha goes to `alpha_end` along half a cosine, fastai's `SchedCos`."""
-        if self.method is None or self.alpha_end is None:
-            return self.method
-        start: Any = self.method.alpha
+        method: Any = self.method
+        if method is None or self.alpha_end is None:
+            return method
+        start = method.alpha
         done = jnp.asarray(step, jnp.float32) / self.steps
-        return dataclasses.replace(
-            self.method, alpha=start + (1 - jnp.cos(jnp.pi * done)) / 2 * (self.alpha_end - start)
-        )
+        return dataclasses.replace(method, alpha=start + (1 - jnp.cos(jnp.pi * done)) / 2 * (self.alpha_end - start))
 
 
 class Learner(NamedTuple):

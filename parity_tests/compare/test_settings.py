@@ -23,3 +23,25 @@ def test_help_explains_every_flag(capsys):
 def test_unknown_method_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'cutmix'"):
         Comparison(methods=("cutmx",))
+
+
+def test_methods_are_what_a_run_can_be_mixed_by():
+    """Alpha, layers and --mix-per go to those that leave them open."""
+    methods = ("none", "manifold:2.0", "mixup+cutmix:0.5", "timm:0.8,1.0", "mixup+manifold")
+    flags = {"layers": ("stem",), "mix_per": "batch", "alpha": 0.7, "seeds": 1, "noise_levels": ()}
+    cells = Comparison(methods=methods, **flags).cells
+    found = [(cell.config.mix, cell.config.alpha, cell.config.layers, cell.config.mix_per) for cell in cells]
+    assert found == [
+        ("none", None, None, None),
+        ("manifold", 2.0, ("stem",), None),  # as runs of before say it, which are not made again
+        ("mixup+cutmix:0.5", 0.7, None, "batch"),
+        ("timm:0.8,1.0", None, None, None),
+        ("mixup+manifold", 0.7, ("stem",), "batch"),
+    ]
+    assert [cell.name for cell in cells] == [
+        "none-noise0-seed0",
+        "manifold-2.0-noise0-seed0",
+        "mixup+cutmix-0.5-noise0-seed0",
+        "timm-0.8-1.0-noise0-seed0",
+        "mixup+manifold-noise0-seed0",
+    ]

@@ -175,3 +175,15 @@ def test_probability(method):
     assert scipy.stats.binomtest(int(mixed[:, 0].sum()), 4000, 0.25).pvalue > P_VALUE
     never = method(1.0, probability=0.0).sample(jax.random.key(0), shape)
     assert (never.lam == 1).all()
+
+
+def test_a_schedule_that_ends_a_rounding_below_zero_is_at_zero():
+    """As `1 - step / 1000` does inside jit at step 1000."""
+
+    @jax.jit
+    def layer(step, key):
+        progress = step / 1000
+        probabilities = jnp.array([1 - progress, progress / 2, progress / 2])
+        return _sampling.choices(key, 3, (64,), probabilities)
+
+    assert set(np.asarray(layer(1000, jax.random.key(0))).tolist()) == {1, 2}

@@ -118,9 +118,9 @@ def our_trajectory(setup: Setup, mixes: Sequence[jax_mix.Mix | None]) -> Traject
 
     @nnx.jit
     def step(learner, image, label, mix):
-        loss, grads = loss_and_gradients(learner.model, image, label, mix)
+        measured, grads = loss_and_gradients(learner.model, image, label, mix)
         apply_gradients(learner.model, learner.optimizer, grads)
-        return loss
+        return measured.loss
 
     losses = [
         step(learner, jnp.asarray(image), jnp.asarray(label, jnp.int32), mix)

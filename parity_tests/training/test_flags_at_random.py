@@ -20,6 +20,9 @@ floats = st.one_of(
     st.floats(width=32).map(str), st.sampled_from(["0", "0.5", "1", "-1", "1e400", "nan", "inf", "None", "1e-400"])
 )
 odd = ["", "digits", "../x", "a b", "none", "--", "a/b:c", "None", "ünïcode", "x" * 300, "./" + "x" * 300, "auto"]
+parts = ["mixup", "cutmix", "manifold", "output", "none", "timm", "keras_cutmix", "kornia_mixup", *":::++@=,()", "0.5"]
+parts += ["1e400", "nan", "box=paper", "per=sample", "side=(0.2,0.8)", "layers=stem", "p=0.5", "9" * 400, "'", " "]
+mixes = st.lists(st.sampled_from(parts), max_size=6).map(lambda parts: ["".join(parts)])
 words = st.one_of(st.sampled_from(odd), st.text(max_size=8))
 
 
@@ -42,6 +45,7 @@ def flags(config):
     hints = typing.get_type_hints(config)
     names = [field.name for field in dataclasses.fields(config) if field.name not in config.HIDDEN]
     every = {f"--{name.replace('_', '-')}": values(hints[name]) for name in names}
+    every |= {name: mixes for name in ("--mix", "--methods") if name in every}
     every["--width"] = st.sampled_from(["-1", "0", "1", "4", "wide"]).map(lambda value: [value])  # a wide one is made
     return st.lists(st.sampled_from(sorted(every)), max_size=4, unique=True).flatmap(
         lambda names: st.tuples(*(every[name].map(lambda value, name=name: [name, *value]) for name in names))

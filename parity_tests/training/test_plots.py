@@ -65,8 +65,18 @@ def check_png(path):
             jax_mix.Mix.from_box(jnp.array([2, 0, 1, 4, 3]), jnp.array([[0, 2, 4, 6]] + [[0, 0, 8, 4]] * 4), (8, 8)),
             ["λ = 0.75\n0.75 cat + 0.25 newt", "λ = 0.50\n0.50 dog + 0.50 cat"],
         ),
+        (
+            jax_mix.Mix(
+                jnp.array([0.75, 0.5, 1, 1, 1]),
+                jnp.array([2, 0, 1, 4, 3]),
+                jnp.array([[0, 2, 4, 6]] + [[0, 0, 0, 0]] * 4),
+                image_size=(8, 8),
+                outside=jnp.array([1, 0.5, 1, 1, 1]),
+            ),
+            ["λ = 0.75\n0.75 cat + 0.25 newt", "λ = 0.50\n0.50 dog + 0.50 cat"],
+        ),
     ],
-    ids=["none", "mixup", "manifold", "cutmix"],
+    ids=["none", "mixup", "manifold", "cutmix", "one of several"],
 )
 def test_a_mixed_batch_is_drawn_with_its_draw(mix, expected, figures, tmp_path):
     plots.plot_mixed_batch(tmp_path / "batch.png", IMAGE, LABEL, NAMES, mix)
