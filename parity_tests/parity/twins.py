@@ -4,12 +4,13 @@ import contextlib
 
 import jax
 import numpy as np
+import timm
 import torch
 import torchvision
 from fastai.vision.models import xresnet
 from flax import nnx
 
-from jax_mix.training.models import MLP, PreActResNet, ViT, preact_resnet18, resnet18, xresnet18
+from jax_mix.training.models import MLP, ConvNeXt, PreActResNet, ViT, preact_resnet18, resnet18, xresnet18
 from torch_ref import convert, models
 
 CLASSES = 10
@@ -17,6 +18,7 @@ SIZE = (24, 20)  # not square; odd further on, 6 x 5 and 3 x 3, where paddings a
 
 _MLP = {"image_size": SIZE, "hidden": (9, 7)}
 _VIT = {"image_size": SIZE, "patch_size": 4, "width": 8, "depth": 2, "heads": 2}
+_TIMM_VIT = {"img_size": SIZE, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
 
 # name: (the torch model, the Flax model from its rngs)
 MODELS = {
@@ -29,6 +31,14 @@ MODELS = {
     "preact_resnet18": (
         lambda: models.PreActResNet(3, CLASSES, blocks=(2, 2, 2, 2), width=4),
         lambda rngs: preact_resnet18(3, CLASSES, width=4, rngs=rngs),
+    ),
+    "timm's ViT": (
+        lambda: timm.models.VisionTransformer(num_classes=CLASSES, **_TIMM_VIT),
+        lambda rngs: ViT(3, CLASSES, **_VIT, timm=True, rngs=rngs),
+    ),
+    "timm's ConvNeXt": (
+        lambda: timm.models.ConvNeXt(num_classes=CLASSES, depths=(1, 2, 1, 1), dims=(4, 8, 16, 32), patch_size=1),
+        lambda rngs: ConvNeXt(3, CLASSES, image_size=SIZE, patch_size=1, blocks=(1, 2, 1, 1), width=4, rngs=rngs),
     ),
     # These two at full width: torchvision's and fastai's own have no other.
     "resnet18": (

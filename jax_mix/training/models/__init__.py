@@ -4,6 +4,7 @@ Paddings, epsilons and BatchNorm's momentum are PyTorch's, so that a network of 
 numbers from the same weights. Initial weights are Flax's own unless a docstring says otherwise.
 """
 
+from jax_mix.training.models.convnext import ConvNeXt, convnext_tiny
 from jax_mix.training.models.mlp import MLP
 from jax_mix.training.models.registry import NAMES, ModelName, default_layers, make, set_dtype
 from jax_mix.training.models.resnets import (
@@ -17,16 +18,18 @@ from jax_mix.training.models.resnets import (
     wide_resnet28_10,
     xresnet18,
 )
-from jax_mix.training.models.vit import ViT
+from jax_mix.training.models.vit import ViT, vit_small_patch16_224
 
 __all__ = [
     "MLP",
     "NAMES",
+    "ConvNeXt",
     "ModelName",
     "PreActResNet",
     "ResNet",
     "ViT",
     "XResNet",
+    "convnext_tiny",
     "default_layers",
     "make",
     "preact_resnet18",
@@ -34,6 +37,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "set_dtype",
+    "vit_small_patch16_224",
     "wide_resnet28_10",
     "xresnet18",
 ]

@@ -18,8 +18,9 @@ from flax import linen, nnx
 from jax_mix._checks import suggest
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.models import resnets
+from jax_mix.training.models.convnext import convnext_tiny
 from jax_mix.training.models.mlp import MLP
-from jax_mix.training.models.vit import ViT
+from jax_mix.training.models.vit import ViT, vit_small_patch16_224
 
 
 class _Named(NamedTuple):
@@ -44,6 +45,8 @@ ModelName = Literal[
     "xresnet18",
     "wide_resnet28_10",
     "vit",
+    "vit_small_patch16_224",
+    "convnext_tiny",
     "mlp",
 ]
 _STAGES = ("layer1", "layer2")  # the input and the first two, as Manifold Mixup's authors train residual networks
@@ -56,6 +59,8 @@ _NAMED: dict[ModelName | str, _Named] = {
     "xresnet18": _Named(resnets.xresnet18, _STAGES),
     "wide_resnet28_10": _Named(resnets.wide_resnet28_10, _STAGES),
     "vit": _Named(_vit, ("blocks.0", "blocks.1")),
+    "vit_small_patch16_224": _Named(vit_small_patch16_224, ("blocks.0", "blocks.1")),
+    "convnext_tiny": _Named(convnext_tiny, ("stages.0", "stages.1")),
     "mlp": _Named(MLP, ("hidden.0", "hidden.1")),
 }
 NAMES = tuple(_NAMED)
