@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import jax_mix
-from jax_mix.training import data, devices, models, optimizers
+from jax_mix.training import data, devices, models, optimizers, weights
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.methods import METHODS
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 
 def resolve(config: Config) -> Config:
-    """`config` with the numbers that were left open: alpha and groups.
+    """`config` with what was left open: alpha, groups, and how pixels are normalised for weights that are given.
 
     Raises:
-      UserError: the batch cannot be split over the devices, or leaves an image alone on one.
+      UserError: the batch cannot be split over the devices, or leaves an image alone on one; or the weights cannot be
+        read.
     """
+    if config.weights is not None and config.normalize is None:
+        config = dataclasses.replace(config, normalize=weights.normalization(config.weights, config.model))
     count = devices.make_mesh(config.devices).size
     part = config.batch_size // config.accumulate
     require(
@@ -50,7 +53,7 @@ def resolve(config: Config) -> Config:
 
 
 def load(config: Config) -> data.Dataset:
-    """The data set that `config` names, cut to `--train-images`, with `--label-noise`.
+    """The data set that `config` names, cut to `--train-images`, with `--label-noise`, and `--normalize` instead.
 
     Raises:
       UserError: it cannot be used.
@@ -67,7 +70,16 @@ def load(config: Config) -> data.Dataset:
     )
     if config.train_images is not None:
         dataset = data.take(dataset, config.train_images)
-    return data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
+    dataset = data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
+    if config.normalize in (None, ("data",)):
+        return dataset
+    normalize, channels = data.normalization(config.normalize), dataset.train.image.shape[-1]
+    told = f"{' '.join(config.normalize)}{', for --weights,' if config.weights else ''}"
+    require(
+        len(normalize.mean) == channels,
+        f"--normalize {told} is of {len(normalize.mean)} channels, the images of --dataset {config.dataset} of {channels}.",
+    )
+    return dataclasses.replace(dataset, normalize=normalize)
 
 
 def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
@@ -94,7 +106,15 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     n = len(dataset.train.label)
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
-    recipe = make_recipe(config, model, dataset, steps=config.epochs * (n // config.batch_size))
+    if config.weights is not None:
+        shape, num_classes = dataset.train.image.shape[1:], len(dataset.class_names)
+        told = weights.start_from(
+            config.weights, model, config.model, image_shape=shape, num_classes=num_classes, width=config.width
+        )
+        print(f"{told}; pixels are normalised by {' '.join(config.normalize or ('data',))}")
+    steps = config.epochs * (n // config.batch_size)
+    _body(config, model, steps)  # for what it raises
+    recipe = make_recipe(config, model, dataset, steps=steps)
     layers = recipe.method.layers if isinstance(recipe.method, jax_mix.ManifoldMixup) else None
     return Prepared(dataclasses.replace(config, layers=layers), dataset, model, recipe)
 
@@ -184,9 +204,26 @@ def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:
         weight_decay=config.weight_decay,
         steps=steps,
         milestones=config.milestones,
+        body=_body(config, model, steps),
     )
     optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
     return Learner(model, optimizer, None if config.ema is None else nnx.clone(model))
+
+
+def _body(config: Config, model: nnx.Module, steps: int) -> optimizers.Body | None:
+    """What learns otherwise than the head; None: all learns alike.
+
+    Raises:
+      UserError: the model has no head that can be told from its body.
+    """
+    if config.freeze_epochs is None and config.body_rate is None:
+        return None
+    head = models.head_of(model)
+    if head is None:
+        flag = "body-rate" if config.freeze_epochs is None else "freeze-epochs"
+        raise UserError(f"--{flag} needs a head in --model {config.model}, as attribute {' or '.join(models.HEADS)}.")
+    frozen = (config.freeze_epochs or 0) * (steps // config.epochs)
+    return optimizers.body_of(model, head, frozen=frozen, rate=config.body_rate or 1.0)
 
 
 def split_seed(config: Config) -> Key[Array, " 5"]:

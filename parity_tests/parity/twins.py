@@ -37,8 +37,8 @@ MODELS = {
         lambda rngs: ViT(3, CLASSES, **_VIT, timm=True, rngs=rngs),
     ),
     "timm's ConvNeXt": (
-        lambda: timm.models.ConvNeXt(num_classes=CLASSES, depths=(1, 2, 1, 1), dims=(4, 8, 16, 32), patch_size=1),
-        lambda rngs: ConvNeXt(3, CLASSES, image_size=SIZE, patch_size=1, blocks=(1, 2, 1, 1), width=4, rngs=rngs),
+        lambda: timm.models.ConvNeXt(num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(4, 8, 16, 32), patch_size=1),
+        lambda rngs: ConvNeXt(3, CLASSES, image_size=SIZE, patch_size=1, blocks=(1, 1, 1, 1), width=4, rngs=rngs),
     ),
     # These two at full width: torchvision's and fastai's own have no other.
     "resnet18": (
@@ -69,14 +69,26 @@ def precision(dtype):
 def twins(name="PreActResNet", dtype=np.float32, seed=0):
     """The torch and the Flax model with the same weights, none of a norm's or a bias's at its initial zeros or ones."""
     torch.manual_seed(seed)
-    theirs, ours = MODELS[name][0](), nnx.eval_shape(lambda: MODELS[name][1](nnx.Rngs(0)))  # weights come from torch
-    with torch.no_grad():
-        for value in theirs.state_dict().values():
-            if value.ndim == 1:
-                value.uniform_(0.5, 1.5)
+    ours = nnx.eval_shape(lambda: MODELS[name][1](nnx.Rngs(0)))  # weights come from torch
+    theirs = unlike_the_start(MODELS[name][0]())
     theirs.to(torch.from_numpy(np.empty(0, dtype)).dtype)
     convert.copy_to_flax(theirs, ours)
     return theirs, ours
+
+
+def unlike_the_start(model):
+    """The torch model with all of its norms, biases and scales drawn, none at its initial zeros or ones."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.ndim == 1:
+                value.uniform_(0.5, 1.5)
+    return model
+
+
+def given_timm(name, **arguments):
+    """timm's network of that name, with weights drawn, in evaluation mode."""
+    torch.manual_seed(0)
+    return unlike_the_start(timm.create_model(name, **arguments)).eval()
 
 
 def images(n=6, size=SIZE, dtype=np.float32, seed=0):

@@ -6,7 +6,7 @@ numbers from the same weights. Initial weights are Flax's own unless a docstring
 
 from jax_mix.training.models.convnext import ConvNeXt, convnext_tiny
 from jax_mix.training.models.mlp import MLP
-from jax_mix.training.models.registry import NAMES, ModelName, default_layers, make, set_dtype
+from jax_mix.training.models.registry import HEADS, NAMES, ModelName, default_layers, head_of, make, set_dtype
 from jax_mix.training.models.resnets import (
     PreActResNet,
     ResNet,
@@ -21,6 +21,7 @@ from jax_mix.training.models.resnets import (
 from jax_mix.training.models.vit import ViT, vit_small_patch16_224
 
 __all__ = [
+    "HEADS",
     "MLP",
     "NAMES",
     "ConvNeXt",
@@ -31,6 +32,7 @@ __all__ = [
     "XResNet",
     "convnext_tiny",
     "default_layers",
+    "head_of",
     "make",
     "preact_resnet18",
     "resnet18",

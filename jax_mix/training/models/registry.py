@@ -64,6 +64,7 @@ _NAMED: dict[ModelName | str, _Named] = {
     "mlp": _Named(MLP, ("hidden.0", "hidden.1")),
 }
 NAMES = tuple(_NAMED)
+HEADS = ("head", "fc", "classifier")  # what a head is called, as an attribute of the model
 
 
 def default_layers(name: str) -> tuple[str, ...] | None:
@@ -125,6 +126,11 @@ def make(
     for n in (2, 3):  # any batch must do: of training, of its parts, of evaluation
         _check_logits(name, model, (n, *image_size, in_channels), num_classes)
     return model
+
+
+def head_of(model: nnx.Module) -> str | None:
+    """The name of a model's head, the module that makes logits of features; None: it has none of the usual names."""
+    return next((name for name in HEADS if isinstance(getattr(model, name, None), nnx.Module)), None)
 
 
 def set_dtype(model: nnx.Module, dtype: Any) -> None:

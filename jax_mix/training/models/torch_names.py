@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,13 +58,19 @@ class Twin(NamedTuple):
 
     def weights(self, model: nnx.Module) -> dict[str, np.ndarray]:
         """Parameters and BatchNorm statistics of our network under the twin's names, as its `load_state_dict` takes."""
-        arrays = {self.name(path): np.asarray(variable[...]) for path, variable in variables(model).items()}
-        return {name: np.ascontiguousarray(array.transpose(_AXES[array.ndim])) for name, array in arrays.items()}
+        return {self.name(path): to_torch(np.asarray(each[...])) for path, each in variables(model).items()}
 
-    def ours(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The twin's arrays, by its names, with the axes in the order that our network has."""
-        backwards = {rank: tuple(map(int, np.argsort(axes))) for rank, axes in _AXES.items()}
-        return {name: array.transpose(backwards.get(array.ndim)) for name, array in arrays.items()}
+
+def to_torch(array: np.ndarray) -> np.ndarray:
+    """An array of ours with the axes in PyTorch's order."""
+    axes = _AXES.get(array.ndim)
+    return array if axes is None else np.ascontiguousarray(array.transpose(axes))
+
+
+def from_torch(array: np.ndarray) -> np.ndarray:
+    """An array of PyTorch's with the axes in our order."""
+    axes = _AXES.get(array.ndim)
+    return array if axes is None else array.transpose(np.argsort(axes))
 
 
 def variables(model: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable[Any]]:
