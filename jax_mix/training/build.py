@@ -74,10 +74,10 @@ def load(config: Config) -> data.Dataset:
     if config.normalize in (None, ("data",)):
         return dataset
     normalize, channels = data.normalization(config.normalize), dataset.train.image.shape[-1]
-    told = f"{' '.join(config.normalize)}{', for --weights,' if config.weights else ''}"
+    told = f"--normalize {' '.join(config.normalize)}{', for --weights,' if config.weights else ''}"
+    count = len(normalize.mean)
     require(
-        len(normalize.mean) == channels,
-        f"--normalize {told} is of {len(normalize.mean)} channels, the images of --dataset {config.dataset} of {channels}.",
+        count == channels, f"{told} is of {count} channels, the images of --dataset {config.dataset} of {channels}."
     )
     return dataclasses.replace(dataset, normalize=normalize)
 
@@ -107,9 +107,9 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
     if config.weights is not None:
-        shape, num_classes = dataset.train.image.shape[1:], len(dataset.class_names)
+        shape, names = dataset.train.image.shape[1:], dataset.class_names
         told = weights.start_from(
-            config.weights, model, config.model, image_shape=shape, num_classes=num_classes, width=config.width
+            config.weights, model, config.model, image_shape=shape, class_names=names, width=config.width
         )
         print(f"{told}; pixels are normalised by {' '.join(config.normalize or ('data',))}")
     steps = config.epochs * (n // config.batch_size)

@@ -35,7 +35,8 @@ class _Given(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     twin: Twin | None  # whose names the arrays have; None: they are ours
-    image_size: tuple[int, int] | None  # that the network was made for, if that is known
+    image_size: tuple[int, int] | None  # that the network was made for; None: it is not known
+    class_names: tuple[str, ...] | None  # of the head; None: they are not known
 
     def name(self, path: tuple[Any, ...]) -> str:
         return ".".join(map(str, path)) if self.twin is None else self.twin.name(path)
@@ -63,9 +64,8 @@ def normalization(weights: str, model: str) -> tuple[str, ...]:
         about = read_about(path)
         return tuple(map(str, (*about.mean, *about.std)))
     _twin(weights, model)
-    metadata = _metadata(path)
-    if {"image_shape", "mean", "std"} <= metadata.keys():  # as train.py export writes them
-        return tuple(map(str, (*json.loads(metadata["mean"]), *json.loads(metadata["std"]))))
+    if exported := _exported(path):
+        return tuple(map(str, (*exported["mean"], *exported["std"])))
     require(
         not model.startswith("vit_"),
         f"--normalize must be given with --weights for {model}, as '{weights}' does not tell it: half for timm's own "
@@ -75,7 +75,13 @@ def normalization(weights: str, model: str) -> tuple[str, ...]:
 
 
 def start_from(
-    weights: str, model: nnx.Module, name: str, *, image_shape: Sequence[int], num_classes: int, width: int | None
+    weights: str,
+    model: nnx.Module,
+    name: str,
+    *,
+    image_shape: Sequence[int],
+    class_names: tuple[str, ...],
+    width: int | None,
 ) -> str:
     """Give a model the weights that `weights` names, and BatchNorm's statistics; a head of other classes stays new.
 
@@ -84,7 +90,8 @@ def start_from(
       model: of the network `name`; it is changed.
       name: as `--model` has it.
       image_shape: height, width and channels of its images.
-      num_classes, width: of the network.
+      class_names: one for each logit.
+      width: of the network.
 
     Returns:
       What was done, as one line.
@@ -94,11 +101,12 @@ def start_from(
     """
     path = _existing(weights)
     rows, columns, channels = image_shape
+    classes = len(class_names)
     if path.is_dir():
         given = _of_run(path)
     else:
         size = (rows, columns)
-        found = _twin(weights, name, in_channels=channels, num_classes=num_classes, image_size=size, width=width)
+        found = _twin(weights, name, in_channels=channels, num_classes=classes, image_size=size, width=width)
         given = _of_file(path, found)
     arrays = dict(given.arrays)
     own = {given.name(at): (at, variable) for at, variable in variables(model).items()}
@@ -109,11 +117,8 @@ def start_from(
         arrays[position], resampled = _of_size(arrays[position], model, (rows, columns), given.image_size, weights)
         told += resampled
     head = [each for each, (at, _) in own.items() if at[0] == models.head_of(model)]
-    if not any(each in arrays for each in head):
-        told.append(f"but for the head, which is new, of {num_classes} classes: there is none")
-        own = {each: found for each, found in own.items() if each not in head}
-    elif others := _other_classes(arrays, own, head):
-        told.append(f"but for the head, which is new, of {num_classes} classes: theirs is of {others}")
+    if new := _why_new(arrays, own, head, given.class_names, class_names):
+        told.append(f"but for the head, which is new, of {classes} classes: {new}")
         own = {each: found for each, found in own.items() if each not in head}
         arrays = {each: array for each, array in arrays.items() if each not in head}
     _check_fit(given, arrays, {each: variable for each, (_, variable) in own.items()}, f"'{weights}'", name)
@@ -126,25 +131,42 @@ def start_from(
     return ", ".join(told)
 
 
-def _twin(weights: str, name: str, **others: Any) -> Twin:
-    """The twin whose names a file has, for the network `name` and `others`, or such a network as it is at home."""
-    found = twin(name, **{"in_channels": 3, "num_classes": 1, "image_size": (224, 224), "width": None} | others)
+def _twin(
+    weights: str,
+    name: str,
+    in_channels: int = 3,
+    num_classes: int = 1,
+    image_size: tuple[int, int] = (224, 224),
+    width: int | None = None,
+) -> Twin:
+    """The twin whose names a file has, for a network `name`."""
+    found = twin(name, in_channels=in_channels, num_classes=num_classes, image_size=image_size, width=width)
     if not isinstance(found, Twin):
         raise UserError(
-            f"--weights: '{weights}' cannot be read for --model {name}: {found}. Files are for networks of torchvision, "
-            "fastai and timm; any network can start from a run of its own, --weights runs/NAME."
+            f"--weights: '{weights}' cannot be read for --model {name}: {found}. Files are for networks of "
+            "torchvision, fastai and timm; any network can start from a run of its own, --weights runs/NAME."
         )
     return found
 
 
-def _other_classes(arrays: Mapping[str, np.ndarray], own: Mapping[str, Any], head: Sequence[str]) -> int | None:
-    """Of how many classes the head that is given is; None: it is as ours, or differs in more than that."""
-    pairs = [(arrays[each].shape if each in arrays else (), own[each][1].shape) for each in head]
-    if all(theirs[:-1] == ours[:-1] and len(theirs) == len(ours) for theirs, ours in pairs):
-        classes = {theirs[-1] for theirs, _ in pairs}
-        if len(classes) == 1 and classes != {ours[-1] for _, ours in pairs}:
-            return classes.pop()
-    return None
+def _why_new(
+    arrays: Mapping[str, np.ndarray],
+    own: Mapping[str, Any],
+    head: Sequence[str],
+    theirs: tuple[str, ...] | None,
+    ours: tuple[str, ...],
+) -> str:
+    """Why the head cannot be the one given, in words; "" if it can, or differs from ours in more than its classes."""
+    there = [each for each in head if each in arrays]
+    if not there:
+        return "none is given" if head else ""
+    pairs = [(arrays[each].shape, own[each][1].shape) for each in there]
+    if len(there) < len(head) or any(given[:-1] != wanted[:-1] or not given for given, wanted in pairs):
+        return ""
+    classes = {given[-1] for given, _ in pairs}
+    if classes != {len(ours)}:
+        return f"that given is of {classes.pop()}" if len(classes) == 1 else ""
+    return "that given is of others" if theirs is not None and theirs != ours else ""
 
 
 def _check_fit(
@@ -245,11 +267,10 @@ def _of_run(folder: Path) -> _Given:
     trained = load_run(folder, best="best" in read_metrics(folder))
     own = variables(trained.model)
     arrays = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in own.items()}
-    return _Given(arrays, None, (trained.image_shape[0], trained.image_shape[1]))
+    return _Given(arrays, None, (trained.image_shape[0], trained.image_shape[1]), trained.class_names)
 
 
 def _of_file(path: Path, found: Twin) -> _Given:
-    metadata = _metadata(path)
     if path.suffix == ".safetensors":
         try:
             arrays = safetensors.numpy.load_file(path)  # of bfloat16 too: JAX has told NumPy of it
@@ -260,18 +281,23 @@ def _of_file(path: Path, found: Twin) -> _Given:
     if all(name.startswith("module.") for name in arrays):  # as PyTorch's DataParallel names them
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     arrays = {name: from_torch(array) for name, array in arrays.items() if not name.endswith(_UNUSED)}
-    shape = json.loads(metadata["image_shape"]) if {"image_shape", "mean", "std"} <= metadata.keys() else None
-    return _Given(arrays, found, None if shape is None else (shape[0], shape[1]))
+    about = _exported(path)
+    if about is None:
+        return _Given(arrays, found, None, None)
+    return _Given(arrays, found, (about["image_shape"][0], about["image_shape"][1]), tuple(about["class_names"]))
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _exported(path: Path) -> dict[str, Any] | None:
+    """What is beside the weights in a file that train.py export wrote; None: it is another."""
     if path.suffix != ".safetensors":
-        return {}
+        return None
     try:
         with safetensors.safe_open(path, "np") as file:
-            return file.metadata() or {}
+            metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
+    names = ("class_names", "image_shape", "mean", "std")
+    return {name: json.loads(metadata[name]) for name in names} if metadata.keys() >= set(names) else None
 
 
 def _of_torch(path: Path) -> dict[str, np.ndarray]:
