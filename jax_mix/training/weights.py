@@ -58,10 +58,7 @@ def normalization(weights: str, model: str) -> tuple[str, ...]:
     """
     path = _existing(weights)
     if path.is_dir():
-        from jax_mix.training.about import read_about, read_metrics  # here, as they need `build`, which needs this
-
-        read_metrics(path)  # it says so if there is no run
-        about = read_about(path)
+        about = _trained(path).about
         return tuple(map(str, (*about.mean, *about.std)))
     _twin(weights, model)
     if exported := _exported(path):
@@ -259,15 +256,21 @@ def _existing(weights: str) -> Path:
     return path
 
 
-def _of_run(folder: Path) -> _Given:
+def _trained(folder: Path) -> Any:
     """The network of a finished run: of its best epoch, if it has kept that, else of the last."""
     from jax_mix.training.about import read_metrics  # here, as they need `build`, which needs this
     from jax_mix.training.trained import load_run
 
-    trained = load_run(folder, best="best" in read_metrics(folder))
-    own = variables(trained.model)
-    arrays = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in own.items()}
-    return _Given(arrays, None, (trained.image_shape[0], trained.image_shape[1]), trained.class_names)
+    try:
+        return load_run(folder, best="best" in read_metrics(folder))
+    except UserError as error:
+        raise UserError(f"--weights: {error}") from error
+
+
+def _of_run(folder: Path) -> _Given:
+    trained = _trained(folder)
+    arrays = {".".join(map(str, path)): np.asarray(each[...]) for path, each in variables(trained.model).items()}
+    return _Given(arrays, None, trained.image_shape[:2], trained.class_names)
 
 
 def _of_file(path: Path, found: Twin) -> _Given:
