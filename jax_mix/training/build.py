@@ -70,15 +70,21 @@ def load(config: Config) -> data.Dataset:
     )
     if config.train_images is not None:
         dataset = data.take(dataset, config.train_images)
-    dataset = data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
+    return normalized(config, data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4]))
+
+
+def normalized(config: Config, dataset: data.Dataset) -> data.Dataset:
+    """A data set with `--normalize`, as `resolve` gives it, in the place of its own mean and deviation.
+
+    Raises:
+      UserError: it is of another number of channels than the images.
+    """
     if config.normalize in (None, ("data",)):
         return dataset
     normalize, channels = data.normalization(config.normalize), dataset.train.image.shape[-1]
     told = f"--normalize {' '.join(config.normalize)}{', for --weights,' if config.weights else ''}"
-    count = len(normalize.mean)
-    require(
-        count == channels, f"{told} is of {count} channels, the images of --dataset {config.dataset} of {channels}."
-    )
+    count, images = len(normalize.mean), f"the images of --dataset {config.dataset}"
+    require(count == channels, f"{told} is of {count} channels, {images} of {channels}.")
     return dataclasses.replace(dataset, normalize=normalize)
 
 

@@ -145,13 +145,8 @@ def test_timms_networks_and_what_is_chosen_in_them():
 def test_timms_networks_start_as_timms():
     vit = ViT(3, 10, image_size=(8, 8), width=64, depth=1, timm=True, rngs=nnx.Rngs(0))
     net = ConvNeXt(3, 10, image_size=(32, 32), blocks=(1, 1), width=64, rngs=nnx.Rngs(0))
-    kernels = (
-        vit.blocks[0].attention.qkv,
-        vit.blocks[0].fc1,
-        net.stages[1].blocks[0].fc1,
-        net.stages[0].blocks[0].conv,
-    )
-    for module in kernels:
+    ours, block = vit.blocks[0], net.stages[0].blocks[0]
+    for module in (ours.attention.qkv, ours.fc1, block.fc1, block.conv):
         np.testing.assert_allclose(np.std(module.kernel[...]), 0.02, rtol=0.05)
     assert 0 < np.max(np.abs(vit.token[...])) < 1e-5
     assert set(np.asarray(block.gamma[...])) == {np.float32(1e-6)}
