@@ -31,8 +31,7 @@ def resolve(config: Config) -> Config:
       UserError: the batch cannot be split over the devices, or leaves an image alone on one; or the weights cannot be
         read.
     """
-    if config.weights is not None and config.normalize is None:
-        config = dataclasses.replace(config, normalize=weights.normalization(config.weights, config.model))
+    config = dataclasses.replace(config, normalize=_normalize(config))
     count = devices.make_mesh(config.devices).size
     part = config.batch_size // config.accumulate
     require(
@@ -73,16 +72,24 @@ def load(config: Config) -> data.Dataset:
     return normalized(config, data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4]))
 
 
+def _normalize(config: Config) -> tuple[str, ...] | None:
+    """`--normalize`, or what weights that are given need in its place."""
+    if config.weights is None or config.normalize is not None:
+        return config.normalize
+    return weights.normalization(config.weights, config.model)
+
+
 def normalized(config: Config, dataset: data.Dataset) -> data.Dataset:
-    """A data set with `--normalize`, as `resolve` gives it, in the place of its own mean and deviation.
+    """A data set with `--normalize`, or what the weights need, in the place of its own mean and deviation.
 
     Raises:
       UserError: it is of another number of channels than the images.
     """
-    if config.normalize in (None, ("data",)):
+    words = _normalize(config)
+    if words in (None, ("data",)):
         return dataset
-    normalize, channels = data.normalization(config.normalize), dataset.train.image.shape[-1]
-    told = f"--normalize {' '.join(config.normalize)}{', for --weights,' if config.weights else ''}"
+    normalize, channels = data.normalization(words), dataset.train.image.shape[-1]
+    told = f"--normalize {' '.join(words)}{', for --weights,' if config.weights else ''}"
     count, images = len(normalize.mean), f"the images of --dataset {config.dataset}"
     require(count == channels, f"{told} is of {count} channels, {images} of {channels}.")
     return dataclasses.replace(dataset, normalize=normalize)
@@ -112,12 +119,6 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     n = len(dataset.train.label)
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
-    if config.weights is not None:
-        shape, names = dataset.train.image.shape[1:], dataset.class_names
-        told = weights.start_from(
-            config.weights, model, config.model, image_shape=shape, class_names=names, width=config.width
-        )
-        print(f"{told}; pixels are normalised by {' '.join(config.normalize or ('data',))}")
     steps = config.epochs * (n // config.batch_size)
     _body(config, model, steps)  # for what it raises
     recipe = make_recipe(config, model, dataset, steps=steps)
@@ -126,13 +127,18 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
 
 
 def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Module:
-    """The network that `config` names, for the images of `dataset`.
+    """The network that `config` names, for the images of `dataset`, with `--weights`.
 
     Raises:
-      UserError: there is no such network, or it cannot be used.
+      UserError: there is no such network, or it or the weights cannot be used.
     """
     shape, num_classes = dataset.train.image.shape[1:], len(dataset.class_names)
     model = make_network(config.model, shape, num_classes, width=config.width, dtype=config.dtype, rngs=rngs)
+    if config.weights is not None:
+        told = weights.start_from(
+            config.weights, model, config.model, image_shape=shape, class_names=dataset.class_names, width=config.width
+        )
+        _say_once(f"{told}; pixels are normalised by {' '.join(_normalize(config) or ())}", sys.stdout)
     model.train()
     return model
 
@@ -174,7 +180,7 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
                 method = dataclasses.replace(method, layers=layers).bind(model, image)
             for each in told:
                 if each.category is UserWarning:
-                    _say_once(f"--layers: {each.message}")
+                    _say_once(f"--layers: {each.message}", sys.stderr)
         shape = (config.batch_size // config.accumulate, *image_size)
         jax.eval_shape(lambda key: method.sample(key, shape), jax.random.key(0))
     except ValueError as error:
@@ -184,8 +190,8 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
 
 
 @functools.cache
-def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
+def _say_once(text: str, file: Any) -> None:
+    print(text, file=file)
 
 
 def layers_table(config: Config) -> str:

@@ -120,11 +120,9 @@ def start_from(
         arrays = {each: array for each, array in arrays.items() if each not in head}
     _check_fit(given, arrays, {each: variable for each, (_, variable) in own.items()}, f"'{weights}'", name)
 
-    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    of_state = dict(nnx.to_flat_state(state))
-    for each, (at, _) in own.items():
-        of_state[at].set_value(jnp.asarray(arrays[each], jnp.float32))
-    nnx.update(model, state)
+    for each, (_, variable) in own.items():
+        variable.set_value(jnp.asarray(arrays[each], variable.dtype))
+    nnx.update(model, nnx.from_flat_state({at: variable for at, variable in own.values()}))
     return ", ".join(told)
 
 
@@ -189,7 +187,8 @@ def _check_fit(
         raise UserError(f"--weights: {where} does not fit --model {model}: {'; '.join(filter(None, told))}.")
     for each in both:
         array = arrays[each]
-        require(jnp.issubdtype(array.dtype, jnp.floating), f"--weights: {each} in {where} is of {array.dtype}.")
+        kinds = {bool(jnp.issubdtype(a.dtype, jnp.floating)) for a in (array, wanted[each])}
+        require(len(kinds) == 1, f"--weights: {each} in {where} is of {array.dtype}, not of {wanted[each].dtype}.")
         finite = bool(np.isfinite(array.astype(np.float32)).all())
         require(finite, f"--weights: {each} in {where} has numbers that are infinite or nan.")
 
@@ -297,10 +296,10 @@ def _exported(path: Path) -> dict[str, Any] | None:
     try:
         with safetensors.safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
+        names = ("class_names", "image_shape", "mean", "std")
+        return {name: json.loads(metadata[name]) for name in names} if metadata.keys() >= set(names) else None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    names = ("class_names", "image_shape", "mean", "std")
-    return {name: json.loads(metadata[name]) for name in names} if metadata.keys() >= set(names) else None
 
 
 def _of_torch(path: Path) -> dict[str, np.ndarray]:

@@ -91,7 +91,10 @@ MISFITS = {
         lambda a: a | {"fc.weight": np.zeros((7, 100), np.float16)},
         "of another shape fc.weight is [7, 100] there and [7, 512] here.",
     ),
-    "whole numbers": (lambda a: a | {"bn1.bias": np.zeros(64, np.int8)}, "bn1.bias in '{path}' is of int8."),
+    "whole numbers": (
+        lambda a: a | {"bn1.bias": np.zeros(64, np.int8)},
+        "bn1.bias in '{path}' is of int8, not of float32.",
+    ),
     "nan": (
         lambda a: a | {"bn1.bias": np.full(64, np.nan, np.float16)},
         "bn1.bias in '{path}' has numbers that are infinite or nan.",

@@ -74,8 +74,8 @@ def from_torch(array: np.ndarray) -> np.ndarray:
 
 
 def variables(model: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable[Any]]:
-    """Parameters and BatchNorm statistics of a network, by their paths."""
-    return dict(nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
+    """Parameters and BatchNorm statistics of a network, and what else it has but random numbers, by their paths."""
+    return dict(nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))))
 
 
 def twin(
