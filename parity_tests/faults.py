@@ -108,7 +108,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/loop.py", "epoch <= config.epochs - config.mix_off_epochs", "epoch < config.epochs - config.mix_off_epochs", "training/test_by_hand.py::test_a_run_alone"),
     ("compare/seeds.py", "epoch <= config.epochs - config.mix_off_epochs", "epoch < config.epochs - config.mix_off_epochs", "training/test_by_hand.py::test_seeds_trained_as_one"),
     ("compare/seeds.py", "first = (epoch - 1) * epoch_steps", "first = 0 * epoch_steps", "training/test_by_hand.py::test_seeds_trained_as_one"),
-    ("training/build.py", "nnx.Rngs(split_seed(config)[0]))\n    recipe", "nnx.Rngs(config.seed))\n    recipe", "training/test_by_hand.py::test_a_run_alone"),
+    ("training/build.py", "nnx.Rngs(split_seed(config)[0]))\n    steps", "nnx.Rngs(config.seed))\n    steps", "training/test_by_hand.py::test_a_run_alone"),
     ("training/data/feeding.py", "_order(key_data, epoch + 1,", "_order(key_data, epoch,", "training/test_by_hand.py::test_a_run_alone"),
     ("training/data/feeding.py", "jax.random.fold_in(key, epoch), n)", "jax.random.fold_in(key, epoch - 1), n)", "training/test_by_hand.py::test_seeds_trained_as_one"),
     ("training/data/feeding.py", "slice(process * part, (process + 1) * part)", "slice(0, part)", "training/test_feeding.py::test_each_process_reads_its_part"),

@@ -244,4 +244,4 @@ HERE: dict[str, Any] = {"resume": False, "overwrite": False}
 HERE |= {field.name: field.default for field in dataclasses.fields(DeviceFlags)}
 # May differ between the processes of one run.
 OF_EACH_PROCESS = ("process_id", "data_dir", "cache_dir", "feed", "workers", "out")
-MAY_DIFFER = ("weights", "data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", *HERE)
+MAY_DIFFER = ("data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", *HERE)

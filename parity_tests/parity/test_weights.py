@@ -65,8 +65,9 @@ def test_a_file_of_pytorch_comes_and_goes_to_the_last_bit(name, kind, tmp_path):
         np.testing.assert_array_equal(back[key], array, err_msg=key)
 
 
-@pytest.mark.parametrize("kind", [".safetensors", ".pth"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(".safetensors", torch.bfloat16), (".pth", torch.bfloat16), (".safetensors", torch.float64)]
+)
 def test_weights_of_other_floats(kind, dtype, tmp_path):
     arrays = {name: t.to(dtype) if t.is_floating_point() else t for name, t in given("resnet18").state_dict().items()}
     FILES[kind](arrays, tmp_path / f"file{kind}")
