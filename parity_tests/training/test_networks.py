@@ -17,9 +17,9 @@ from parity_tests.tolerances import assert_close
 WIDTH = {"wide_resnet28_10": 32}  # all others as wide as they are
 SHALLOW = {  # these are of one block after the other
     "vit_small_patch16_224": functools.partial(
-        ViT, 3, 10, image_size=(32, 32), patch_size=16, width=64, depth=2, timm=True
+        ViT, 3, 10, image_size=(32, 32), patch_size=16, width=64, depth=1, timm=True
     ),
-    "convnext_tiny": functools.partial(ConvNeXt, 3, 10, image_size=(32, 32), blocks=(1, 1, 1, 1)),
+    "convnext_tiny": functools.partial(ConvNeXt, 3, 10, image_size=(32, 32), blocks=(1, 1), width=32),
 }
 
 
