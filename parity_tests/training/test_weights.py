@@ -214,6 +214,8 @@ def test_positions_are_resampled_or_refused(tmp_path):
     expected = weights.resampled(given["pos_embed"], (4, 4), (2, 3), 1)
     np.testing.assert_array_equal(model.position[...], expected)
     np.testing.assert_array_equal(expected[:, 0], given["pos_embed"][:, 0])
+    long = (32, 128, 3)  # as many patches, in other places
+    assert start(path, abstract(VIT, shape=long), VIT, shape=long).endswith("of 4 x 4 patches resampled to 2 x 8")
     given["pos_embed"] = given["pos_embed"][:, :7]
     path = saved(tmp_path, given)
     with pytest.raises(UserError, match="has positions of 6 patches, which are no square"):
