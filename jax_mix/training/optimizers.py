@@ -78,8 +78,8 @@ def make(
       An optax transformation whose `update` needs the parameters.
 
     Source: `fastai.optimizer.SGD`, `Adam`; `fastai.callback.schedule.fit_one_cycle`, `fine_tune`, with `freeze` and
-    `train_bn` of `fastai.learner.Learner`; the steps of mixup's and CutMix's
-    papers, at a half and three quarters (Manifold Mixup's authors: at a third and two thirds).
+    `train_bn` of `fastai.learner.Learner`; the steps of mixup's and CutMix's papers, at a half and three quarters
+    (Manifold Mixup's authors: at a third and two thirds).
     """
     rate: float | optax.Schedule = learning_rate
     momentum: float | optax.Schedule = 0.9
