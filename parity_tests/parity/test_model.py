@@ -82,7 +82,7 @@ def test_the_deeper_resnets_are_torchvisions(name):
 
 @pytest.mark.parametrize(("name", "size"), [("vit_small_patch16_224", (224, 224)), ("convnext_tiny", (224, 250))])
 def test_timms_networks_at_their_real_size(name, size):
-    """And ConvNeXt on images of a size that does not divide: a column is left out at the first halving."""
+    """And ConvNeXt on images whose size does not divide: columns are left out."""
     theirs = given_timm(name, num_classes=10).double()
     with precision(np.float64):
         ours = nnx.eval_shape(lambda: getattr(flax_models, name)(3, 10, image_size=size, rngs=nnx.Rngs(0)))
