@@ -138,7 +138,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/loop.py", "epoch <= config.epochs - config.mix_off_epochs", "epoch < config.epochs - config.mix_off_epochs", "training/test_by_hand.py::test_a_run_alone"),
     ("compare/seeds.py", "epoch <= config.epochs - config.mix_off_epochs", "epoch < config.epochs - config.mix_off_epochs", "training/test_by_hand.py::test_seeds_trained_as_one"),
     ("compare/seeds.py", "first = (epoch - 1) * epoch_steps", "first = 0 * epoch_steps", "training/test_by_hand.py::test_seeds_trained_as_one"),
-    ("training/build.py", "nnx.Rngs(split_seed(config)[0]))\n    recipe", "nnx.Rngs(config.seed))\n    recipe", "training/test_by_hand.py::test_a_run_alone"),
+    ("training/build.py", "nnx.Rngs(split_seed(config)[0]))\n    steps", "nnx.Rngs(config.seed))\n    steps", "training/test_by_hand.py::test_a_run_alone"),
     ("training/data/feeding.py", "_order(key_data, epoch + 1,", "_order(key_data, epoch,", "training/test_by_hand.py::test_a_run_alone"),
     ("training/data/feeding.py", "jax.random.fold_in(key, epoch), n)", "jax.random.fold_in(key, epoch - 1), n)", "training/test_by_hand.py::test_seeds_trained_as_one"),
     ("training/data/feeding.py", "slice(process * part, (process + 1) * part)", "slice(0, part)", "training/test_feeding.py::test_each_process_reads_its_part"),
@@ -277,6 +277,22 @@ FAULTS = [Fault(*fault) for fault in (
     ("recipes.py", 'per=per, box="inside"), p)', 'per=per, box="paper"), p)', "parity/test_recipes_kornia.py::test_draws_are_distributed_as_kornias"),
     ("recipes.py", 'box="keras", correct_lam=False', 'box="keras", correct_lam=True', "parity/test_recipes_keras.py::test_kerass_draws_make_kerass_cutmix"),
     ("recipes.py", "return MixUp(alpha, fold=False)", "return MixUp(alpha)", "parity/test_recipes_keras.py::test_draws_are_distributed_as_kerass"),
+    # Starting from others' weights.
+    ("training/weights.py", "if missing or left or wrong:", "if missing or wrong:", "training/test_weights.py::test_what_does_not_fit_is_named"),
+    ("training/weights.py", "theirs is not None and theirs != ours", "theirs is not None and theirs == ours", "training/test_weights.py::test_a_head_of_other_classes_is_new_and_that_is_told"),
+    ("training/weights.py", "if old == (rows, columns):", "if position.shape[1] == prefix + rows * columns:", "training/test_weights.py::test_positions_are_resampled_or_refused"),
+    ("training/weights.py", '"bicubic", antialias=True', '"bicubic", antialias=False', "parity/test_weights.py::test_positions_are_resampled_as_timms"),
+    ("training/weights.py", "t.float() if t.is_floating_point()", "t if t.is_floating_point()", "parity/test_weights.py::test_weights_of_other_floats"),
+    ("training/data/dataset.py", "255 * value for value in values", "256 * value for value in values", "training/test_weights.py::test_pixels_are_normalised_as_the_weights_need_it"),
+    ("training/build.py", "return dataclasses.replace(dataset, normalize=normalize)", "return dataset", "training/test_weights.py::test_the_normalisation_is_the_runs"),
+    ("training/models/torch_names.py", '(r"^norm\\.", "head.norm.")', '(r"^norm\\.", "norm.")', "parity/test_weights.py::test_a_file_of_pytorch_comes_and_goes_to_the_last_bit"),
+    ("training/models/vit.py", "else x[:, 0])", "else x[:, 1])", "parity/test_model.py::test_timms_networks_at_their_real_size"),
+    ("training/models/convnext.py", "epsilon=1e-6", "epsilon=1e-5", "parity/test_model.py::test_timms_networks_at_their_real_size"),
+    ("training/optimizers.py", "jnp.where(step < frozen, 0.0, after)", "jnp.where(step <= frozen, 0.0, after)", "training/test_weights.py::test_rates_of_head_body_and_norms"),
+    ("training/optimizers.py", "jnp.where(anew > 0, first, now)", "now", "training/test_weights.py::test_rates_of_head_body_and_norms"),
+    ("training/optimizers.py", "jnp.where(step < frozen, 0.1, after)", "jnp.where(step < frozen, 0.0, after)", "parity/test_optimizer.py::test_fine_tuning_equals_fastais_step_by_step"),
+    ("training/optimizers.py", "learning_rate / 1e5, pct_start=0.99", "learning_rate / 1e5, pct_start=0.25", "parity/test_optimizer.py::test_fine_tuning_equals_fastais_step_by_step"),
+    ("training/config.py", "require(value is None or start, told)", "require(value is None or True, told)", "training/test_flags.py::test_bad_input_is_told_in_one_sentence"),
 )]  # fmt: skip
 
 

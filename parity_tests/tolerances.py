@@ -47,6 +47,8 @@ TOLERANCES = {
     # A pixel in fifty is another by 1 of 255: Pillow scales with whole numbers.
     "probabilities of scaled images": (0.0, 0.01),
     "pictures": (1e-6, 1e-6),  # shades from 0 to 1 and shares in percent, of float32
+    # Sums of some dozens of products of float32 numbers below 4, whose weights each side rounds in its own way.
+    "resampled positions": (0.0, 3e-6),
     "schedule": (1e-13, 0.0),  # a cosine and three operations in float64
     "trajectory float64": (1e-9, 0.0),  # 200 steps, whose roundings training multiplies
     "trajectory parameters float64": (0.0, 1e-8),  # the same

@@ -20,6 +20,9 @@ LEAVES = {
     ("running_mean", 1): ("mean", (0,)),
     ("running_var", 1): ("var", (0,)),  # torch updates it with the unbiased variance, Flax with the biased
     ("position", 3): ("position", (0, 1, 2)),
+    ("pos_embed", 3): ("position", (0, 1, 2)),  # timm's ViT
+    ("cls_token", 3): ("token", (0, 1, 2)),
+    ("gamma", 1): ("gamma", (0,)),  # timm's ConvNeXt
 }
 TORCH_ONLY = ("num_batches_tracked",)
 
@@ -37,7 +40,14 @@ MODULES = (
     (r"idpath\.1", "shortcut"),  # after the pooling, idpath.0
     (r"(stem\.layers\.\d|conv1|conv2|shortcut)\.0", r"\1.conv"),  # and its ConvLayers Sequentials
     (r"(stem\.layers\.\d|conv1|conv2|shortcut)\.1", r"\1.norm"),
-    (r"(layer\d|downsample)\.(\d+)", r"\1.layers.\2"),  # nnx.Sequential keeps its modules in `layers`
+    (r"patch_embed\.proj", "patch"),  # timm's ViT
+    (r"attn\.proj", "attention.out"),
+    (r"attn", "attention"),
+    (r"mlp\.(fc\d)", r"\1"),  # its ConvNeXt too
+    (r"conv_dw", "conv"),
+    (r"head\.norm", "norm"),
+    (r"head\.fc", "head"),
+    (r"(stem|layer\d|downsample)\.(\d+)", r"\1.layers.\2"),  # nnx.Sequential keeps its modules in `layers`
 )
 
 

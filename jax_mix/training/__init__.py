@@ -3,7 +3,7 @@
 | asked                                  | answered in                                                          |
 |----------------------------------------|----------------------------------------------------------------------|
 | which flags are there, what may be given | `config.py`, with `checks.py` and `command_line.py`                 |
-| what is made of them                   | `build.py`: the model, the method, the optimizer                      |
+| what is made of them                   | `build.py`: the model, from `weights.py`; the method, the optimizer   |
 | what a step does: draw, mix, loss      | `step.py`, with `methods.py`, `losses.py`, `ema.py`                   |
 | what happens when                      | `loop.py`, with `evaluation.py`, `signals.py`, `failed_step.py`       |
 | what is written                        | `run.py`, with `checkpoints.py`, `logs.py`, `plots.py`, `files.py`    |

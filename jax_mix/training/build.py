@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import jax_mix
-from jax_mix.training import data, devices, methods, models, optimizers
+from jax_mix.training import data, devices, methods, models, optimizers, weights
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.step import Learner, Recipe
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 
 def resolve(config: Config) -> Config:
-    """`config` with the numbers that were left open: alpha and groups.
+    """`config` with what was left open: alpha, groups, and how pixels are normalised for weights that are given.
 
     Raises:
-      UserError: the batch cannot be split over the devices, or leaves an image alone on one.
+      UserError: the batch cannot be split over the devices, or leaves an image alone on one; or the weights cannot be
+        read.
     """
+    config = dataclasses.replace(config, normalize=_normalize(config))
     count = devices.make_mesh(config.devices).size
     part = config.batch_size // config.accumulate
     require(
@@ -51,7 +53,7 @@ def resolve(config: Config) -> Config:
 
 
 def load(config: Config) -> data.Dataset:
-    """The data set that `config` names, cut to `--train-images`, with `--label-noise`.
+    """The data set that `config` names, cut to `--train-images`, with `--label-noise`, and `--normalize` instead.
 
     Raises:
       UserError: it cannot be used.
@@ -68,7 +70,30 @@ def load(config: Config) -> data.Dataset:
     )
     if config.train_images is not None:
         dataset = data.take(dataset, config.train_images)
-    return data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
+    return normalized(config, data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4]))
+
+
+def _normalize(config: Config) -> tuple[str, ...] | None:
+    """`--normalize`, or what weights that are given need in its place."""
+    if config.weights is None or config.normalize is not None:
+        return config.normalize
+    return weights.normalization(config.weights, config.model)
+
+
+def normalized(config: Config, dataset: data.Dataset) -> data.Dataset:
+    """A data set with `--normalize`, or what the weights need, in the place of its own mean and deviation.
+
+    Raises:
+      UserError: it is of another number of channels than the images.
+    """
+    words = _normalize(config)
+    if words in (None, ("data",)):
+        return dataset
+    normalize, channels = data.normalization(words), dataset.train.image.shape[-1]
+    told = f"--normalize {' '.join(words)}{', for --weights,' if config.weights else ''}"
+    count, images = len(normalize.mean), f"the images of --dataset {config.dataset}"
+    require(count == channels, f"{told} is of {count} channels, {images} of {channels}.")
+    return dataclasses.replace(dataset, normalize=normalize)
 
 
 def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
@@ -95,20 +120,27 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     n = len(dataset.train.label)
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
-    recipe = make_recipe(config, model, dataset, steps=config.epochs * (n // config.batch_size))
+    steps = config.epochs * (n // config.batch_size)
+    _body(config, model, steps)  # for what it raises
+    recipe = make_recipe(config, model, dataset, steps=steps)
     bound = zip(methods.every(methods.make(config.mix)), methods.every(recipe.method), strict=True)
     layers = next((method.layers for written, method in bound if methods.leaves_layers(written)), None)
     return Prepared(dataclasses.replace(config, layers=layers), dataset, model, recipe)
 
 
 def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Module:
-    """The network that `config` names, for the images of `dataset`.
+    """The network that `config` names, for the images of `dataset`, with `--weights`.
 
     Raises:
-      UserError: there is no such network, or it cannot be used.
+      UserError: there is no such network, or it or the weights cannot be used.
     """
     shape, num_classes = dataset.train.image.shape[1:], len(dataset.class_names)
     model = make_network(config.model, shape, num_classes, width=config.width, dtype=config.dtype, rngs=rngs)
+    if config.weights is not None:
+        told = weights.start_from(
+            config.weights, model, config.model, image_shape=shape, class_names=dataset.class_names, width=config.width
+        )
+        _say_once(f"{told}; pixels are normalised by {' '.join(_normalize(config) or ())}", sys.stdout)
     model.train()
     return model
 
@@ -139,7 +171,7 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     if config.mix == "none":
         return Recipe(steps=steps, **same)
     for note in methods.beside(config.mix, label_smoothing=config.label_smoothing):
-        _say_once(note)
+        _say_once(note, sys.stderr)
     written: Any = methods.make(config.mix, config.alpha, config.mix_groups, config.mix_per)
     layers = models.default_layers(config.model) if config.layers is None else config.layers
     layers_left = any(map(methods.leaves_layers, methods.every(written)))
@@ -155,7 +187,7 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
                 method = method.bind(model, image)
             for each in told:
                 if each.category is UserWarning:
-                    _say_once(f"--layers: {each.message}")
+                    _say_once(f"--layers: {each.message}", sys.stderr)
         shape = (config.batch_size // config.accumulate, *image_size)
         jax.eval_shape(lambda key: method.sample(key, shape), jax.random.key(0))
     except ValueError as error:
@@ -165,8 +197,8 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
 
 
 @functools.cache
-def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
+def _say_once(text: str, file: Any) -> None:
+    print(text, file=file)
 
 
 def layers_table(config: Config) -> str:
@@ -191,9 +223,26 @@ def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:
         weight_decay=config.weight_decay,
         steps=steps,
         milestones=config.milestones,
+        body=_body(config, model, steps),
     )
     optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
     return Learner(model, optimizer, None if config.ema is None else nnx.clone(model))
+
+
+def _body(config: Config, model: nnx.Module, steps: int) -> optimizers.Body | None:
+    """What learns otherwise than the head; None: all learns alike.
+
+    Raises:
+      UserError: the model has no head that can be told from its body.
+    """
+    if config.freeze_epochs is None and config.body_rate is None:
+        return None
+    head = models.head_of(model)
+    if head is None:
+        flag = "body-rate" if config.freeze_epochs is None else "freeze-epochs"
+        raise UserError(f"--{flag} needs a head in --model {config.model}, as attribute {' or '.join(models.HEADS)}.")
+    frozen = (config.freeze_epochs or 0) * (steps // config.epochs)
+    return optimizers.body_of(model, head, frozen=frozen, rate=config.body_rate or 1.0)
 
 
 def split_seed(config: Config) -> Key[Array, " 5"]:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from jax_mix.training import methods
 from jax_mix.training.checks import POSITIVE, Between0And1, Count, Must, Positive, check_fields, within
-from jax_mix.training.data import AugmentName, BrokenImages, FeedName, SplitBy
+from jax_mix.training.data import AugmentName, BrokenImages, FeedName, SplitBy, check_normalization
 from jax_mix.training.errors import UserError, require
-from jax_mix.training.models import ModelName
+from jax_mix.training.models import NAMES, ModelName
 from jax_mix.training.optimizers import OptimizerName, ScheduleName
 
 _MOST = 4 * (os.cpu_count() or 1)  # each is a Python with JAX in it: thousands would fill the memory
@@ -26,6 +26,7 @@ _MIXES = Must(
 AlphaEnd = Annotated[float, POSITIVE, _MIXES]
 Alpha = Annotated[float, *(dataclasses.replace(must, or_else="; or --mix none") for must in (POSITIVE, _MIXES))]
 Parts = Annotated[tuple[float, ...], Must("parts between 0 and 1", lambda part: 0 < part < 1)]
+PartOfRate = Annotated[float, Must("positive, and at most 1", lambda part: 0 < part <= 1)]
 Share = Annotated[float, within(0, 1)]
 ShareLess1 = Annotated[float, Must("0 or more, and less than 1", lambda share: 0 <= share < 1)]
 Bits = Annotated[int, within(8, 16)]
@@ -71,6 +72,9 @@ class DataFlags:
     bits: Bits | None = None  # bits that are in use in a folder's 16-bit images: 12 for most scanners; None: 16
     broken_images: BrokenImages = "stop"  # at a folder's image that cannot be decoded: stop, or name it and go on
     cache_dir: str | None = None  # where decoded images are kept; None: ~/.cache/jax_mix
+    # by which mean and deviation pixels are normalised: data: the training images'; imagenet; half: a half each; or
+    # those of each channel, of pixels from 0 to 255; None: as the network of --weights needs it, else data
+    normalize: tuple[str, ...] | None = None
     # what is done to training images at random, besides mixing: moved by up to an eighth; shift_flip: mirrored too
     augment: AugmentName = "shift"
     feed: FeedName = "auto"  # device: all images are kept there; grain: they are read as needed; auto: by size
@@ -84,12 +88,15 @@ class OptimisationFlags:
     epochs: Count = 20  # passes over the training images
     batch_size: Count = 64  # images in a step
     optimizer: OptimizerName = "sgd"  # sgd and adam add weight decay to the gradient, adamw to the step
-    schedule: ScheduleName = "one_cycle"  # of the learning rate; one_cycle: of momentum too
+    # of the learning rate; one_cycle: of momentum too; fine_tune: one such for --freeze-epochs and one for the rest
+    schedule: ScheduleName = "one_cycle"
     milestones: Parts = (0.5, 0.75)  # with --schedule step: the rate is divided by 10 after these parts of the run
     learning_rate: Positive = 0.1  # the peak of the schedule
     weight_decay: Decay = 5e-4  # of convolutions and the head; none for BatchNorm and biases
     label_smoothing: ShareLess1 = 0.0  # share of each target that is spread over all classes
     accumulate: Count = 1  # parts of a batch that are computed one after the other, to save memory
+    freeze_epochs: Count | None = None  # epochs at the start in which the head learns alone, and norms; None: none
+    body_rate: PartOfRate | None = None  # the learning rate of all but the head, as a part of the head's; None: 1
     ema: Between0And1 | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
     evaluate_every: Count = 1  # epochs from one look at the test images to the next; the last epoch is always evaluated
     patience: Count | None = None  # end after so many epochs without one of higher test accuracy; None: after --epochs
@@ -101,6 +108,9 @@ class ModelFlags:
 
     # a network's name, or package.module:factory or file.py:factory, one of your own
     model: ModelName | str = "preact_resnet8"
+    # weights to start from: a file, .safetensors, .pt or .pth, by the names of torchvision, fastai or timm; or the
+    # folder of a finished run; None: random ones
+    weights: str | None = None
     width: Count | None = None  # channels of the network's first stage; None: its own
     dtype: Literal["float32", "bfloat16"] = "float32"  # what layers compute in; parameters are float32
 
@@ -156,6 +166,7 @@ class Config(
         self._check_mixing()
         self._check_batch()
         self._check_data_and_schedule()
+        self._check_fine_tuning()
         self._check_processes()
         require(not (self.resume and self.overwrite), "--resume goes on with a run, --overwrite replaces it: drop one.")
 
@@ -220,6 +231,22 @@ class Config(
         require(
             self.schedule == "step" or self.milestones == Config.milestones,
             f"--milestones is only for --schedule step, got --schedule {self.schedule}.",
+        )
+
+    def _check_fine_tuning(self) -> None:
+        if self.normalize is not None:
+            check_normalization(self.normalize)
+        frozen, start = self.freeze_epochs, self.weights is not None or self.model not in NAMES
+        for name, value in {"freeze-epochs": frozen, "body-rate": self.body_rate}.items():
+            told = f"--{name} is {value}, but --model {self.model} starts from random weights: give --weights too."
+            require(value is None or start, told)
+        require(
+            frozen is None or frozen <= self.epochs,
+            f"--freeze-epochs must be at most --epochs {self.epochs}, of which they are the first; got {frozen}.",
+        )
+        require(
+            self.schedule != "fine_tune" or (frozen or self.epochs) < self.epochs,
+            f"--schedule fine_tune needs --freeze-epochs, less than --epochs {self.epochs}; got {frozen}.",
         )
 
     def _check_processes(self) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PLATFORMS = ("cpu", "cuda", "tpu")
 _DESCRIPTION = """Write the network of a finished run for other programs.
 
-python train.py export runs/digits-manifold-0: exported.jax, images to probabilities, for jax.export; and, of networks that torchvision or fastai has too, weights.safetensors, for PyTorch.
+python train.py export runs/digits-manifold-0: exported.jax, images to probabilities, for jax.export; and, of networks that torchvision, fastai or timm has too, weights.safetensors, for PyTorch.
 """  # noqa: E501
 
 
@@ -54,7 +54,14 @@ def main(args: Sequence[str]) -> None:
         temporary.write_bytes(content)
     print(f"wrote {folder / 'exported.jax'}: uint8 images of any size to probabilities, by jax.export")
     about = trained.about
-    found = twin(about.model, in_channels=about.image_shape[2], num_classes=len(about.class_names), width=about.width)
+    *size, channels = about.image_shape
+    found = twin(
+        about.model,
+        in_channels=channels,
+        num_classes=len(about.class_names),
+        image_size=(size[0], size[1]),
+        width=about.width,
+    )
     if isinstance(found, Twin):
         write_weights(folder / "weights.safetensors", trained, found)
         print(f"wrote {folder / 'weights.safetensors'}: for {found.made_by} of PyTorch")

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
-ScheduleName = Literal["one_cycle", "cosine", "step", "constant"]
+ScheduleName = Literal["one_cycle", "fine_tune", "cosine", "step", "constant"]
+_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)
+
+
+class Body(NamedTuple):
+    """How all of a network but its head learns; names are paths of modules, joined by dots.
+
+    Attributes:
+      head: the name of the head.
+      norms: the names of the norms, which learn while the rest is frozen.
+      frozen: for how many steps, from the first.
+      rate: of learning after them, as a part of the head's.
+    """
+
+    head: str
+    norms: frozenset[str]
+    frozen: int
+    rate: float
+
+
+def body_of(model: nnx.Module, head: str, *, frozen: int, rate: float) -> Body:
+    """The `Body` of a model whose head is the module `head`."""
+    modules = nnx.iter_modules(model)
+    norms = frozenset(".".join(map(str, path)) for path, module in modules if isinstance(module, _NORMS))
+    return Body(head, norms, frozen, rate)
 
 
 @functools.cache  # the same object for the same run, so that what is compiled for one serves the next
@@ -24,6 +49,7 @@ def make(
     weight_decay: float,
     steps: int,
     milestones: tuple[float, ...] = (0.5, 0.75),
+    body: Body | None = None,
 ) -> optax.GradientTransformation:
     """The optimizer that fastai calls SGD or Adam, on one of its schedules.
 
@@ -39,23 +65,35 @@ def make(
       optimizer: "sgd", "adam" or "adamw".
       schedule: "one_cycle": the rate goes from a 25th up and down to 1/100,000 of `learning_rate`, momentum (Adam's b1)
         from 0.95 to 0.85 and back. With the others momentum stays at 0.9. "cosine": the rate falls to 0 along half a
-        cosine. "step": it is divided by 10 at each milestone. "constant": it stays.
+        cosine. "step": it is divided by 10 at each milestone. "constant": it stays. "fine_tune": two cycles, one of the
+        steps in which the body is frozen, and one of the rest at half the rate, from a fifth of it.
       learning_rate: the peak, the start, or the constant.
       weight_decay: 0 for none.
       steps: of the whole run.
       milestones: where "step" divides, as parts of the run in (0, 1).
+      body: what learns more slowly, or is frozen for some steps; None: all learns alike. While the body is frozen its
+        norms learn at a tenth of the rate; then momentum, and Adam's averages, begin anew. "fine_tune" needs it.
 
     Returns:
       An optax transformation whose `update` needs the parameters.
 
-    Source: `fastai.optimizer.SGD`, `Adam`; `fastai.callback.schedule.fit_one_cycle`; the steps of mixup's and CutMix's
-    papers, at a half and three quarters (Manifold Mixup's authors: at a third and two thirds).
+    Source: `fastai.optimizer.SGD`, `Adam`; `fastai.callback.schedule.fit_one_cycle`, `fine_tune`, with `freeze` and
+    `train_bn` of `fastai.learner.Learner`; the steps of mixup's and CutMix's papers, at a half and three quarters
+    (Manifold Mixup's authors: at a third and two thirds).
     """
     rate: float | optax.Schedule = learning_rate
     momentum: float | optax.Schedule = 0.9
     if schedule == "one_cycle":
         rate = one_cycle(steps, learning_rate / 25, learning_rate, learning_rate / 1e5)
         momentum = one_cycle(steps, 0.95, 0.85, 0.95)
+    elif schedule == "fine_tune":
+        assert body is not None
+        rest, half = steps - body.frozen, learning_rate / 2
+        first = one_cycle(body.frozen, learning_rate / 25, learning_rate, learning_rate / 1e5, pct_start=0.99)
+        second = one_cycle(rest, half / 5, half, half / 1e5, pct_start=0.3)
+        rate = _one_after_the_other(first, second, body.frozen)
+        first, second = (one_cycle(n, 0.95, 0.85, 0.95, pct_start=p) for n, p in ((body.frozen, 0.99), (rest, 0.3)))
+        momentum = _one_after_the_other(first, second, body.frozen)
     elif schedule == "cosine":
         rate = optax.cosine_decay_schedule(learning_rate, steps)
     elif schedule == "step":
@@ -68,7 +106,49 @@ def make(
         parts = {"sgd": [decay, optax.trace(momentum)], "adam": [decay, adam], "adamw": [adam, decay]}[optimizer]
         return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
-    return optax.inject_hyperparams(transformation)(rate=rate, momentum=momentum)
+    if body is None:
+        return optax.inject_hyperparams(transformation)(rate=rate, momentum=momentum)
+    frozen, after = body.frozen, body.rate
+
+    def with_body(rate: Any, momentum: Any, of_body: Any, of_norms: Any, anew: Any) -> optax.GradientTransformation:
+        return optax.chain(_started_anew(transformation(rate, momentum), anew), _scaled(body, of_body, of_norms))
+
+    return optax.inject_hyperparams(with_body)(
+        rate=rate,
+        momentum=momentum,
+        of_body=lambda step: jnp.where(step < frozen, 0.0, after),
+        of_norms=lambda step: jnp.where(step < frozen, 0.1, after),
+        anew=lambda step: jnp.where(step == frozen, 1.0, 0.0),
+    )
+
+
+def _started_anew(inner: optax.GradientTransformation, anew: Any) -> optax.GradientTransformation:
+    """`inner`, whose state is that of its beginning in a step in which `anew`, float `[]`, is not 0."""
+
+    def update(updates: Any, state: Any, params: Any) -> Any:
+        state = jax.tree.map(lambda first, now: jnp.where(anew > 0, first, now), inner.init(params), state)
+        return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def _scaled(body: Body, of_body: Any, of_norms: Any) -> optax.GradientTransformation:
+    """The updates of a body and of its norms times numbers, float `[]`; 0 leaves parameters exactly as they are."""
+
+    def scale(path: Any, update: Any) -> Any:
+        names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+        above = {".".join(names[:count]) for count in range(len(names))}
+        if body.head in above:
+            return update
+        by = of_norms if above & body.norms else of_body
+        return jnp.where(by == 0, jnp.zeros_like(update), update * by.astype(update.dtype))
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def _one_after_the_other(first: Callable[[Any], Any], second: Callable[[Any], Any], count: int) -> Callable[[Any], Any]:
+    """The schedule `first` for `count` steps, then `second`."""
+    return lambda step: jnp.where(step < count, first(step), second(jnp.maximum(step - count, 0)))
 
 
 def one_cycle(steps: int, start: float, peak: float, end: float, *, pct_start: float = 0.25) -> Callable[[Any], Any]:

@@ -1,5 +1,7 @@
 """Optimizers and schedules against fastai's own: each on a linear model, step by step, in float64."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from jax_mix.training.build import make_learner
 from jax_mix.training.config import Config
 from jax_mix.training.step import Recipe
 from parity_tests.tolerances import assert_close
-from torch_ref import fitting
+from torch_ref import convert, fitting
 
 STEPS, RATE, DECAY = 30, 0.02, 0.1
 
@@ -215,3 +217,96 @@ def test_alpha_changes_as_fastais_cosine():
         np.testing.assert_allclose(alpha, fastai_schedule.SchedCos(0.2, 1.0)(step / 10), rtol=1e-6)
     draws = [jax.jit(lambda i: recipe.method_at(i).sample(jax.random.key(0), (1000,)).lam)(i) for i in (0, 9)]
     assert np.mean(draws[0]) > 1.1 * np.mean(draws[1])  # a small alpha mixes less
+
+
+class Tuned(torch.nn.Module):
+    """A body with a norm in it, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(3, 5)
+        self.norm = torch.nn.BatchNorm1d(5)
+        self.head = torch.nn.Linear(5, 8)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.body(x))))
+
+
+class FlaxTuned(nnx.Module):
+    def __init__(self, rngs):
+        self.body = nnx.Linear(3, 5, rngs=rngs)
+        self.norm = nnx.BatchNorm(5, momentum=0.9, use_fast_variance=False, rngs=rngs)
+        self.head = nnx.Linear(5, 8, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.norm(self.body(x))))
+
+
+FROZEN, EPOCHS, PART = 2, 5, 0.02
+
+
+def fine_tuned_by_fastai(optimizer, model):
+    x, y = (a[:10].reshape(-1, a.shape[-1]) for a in batches())
+    keep, parameters = Keep(), []
+    learner = fitting.learner(
+        model,
+        torch.nn.MSELoss(),
+        fitting.in_order(x, y, 4),
+        opt_func=fitting.OPTIMIZERS[optimizer],
+        learning_rate=RATE,
+        weight_decay=DECAY,
+    )
+    learner.splitter = lambda model: [[*model.body.parameters(), *model.norm.parameters()], [*model.head.parameters()]]
+    keep.losses, keep.rates, keep.momenta = [], [], []
+    keep.before_fit = lambda: parameters.append(convert.flax_from_torch(convert.torch_arrays(copy.deepcopy(model))))
+    learner.add_cb(keep)
+    learner.fine_tune(EPOCHS - FROZEN, RATE, freeze_epochs=FROZEN, lr_mult=1 / PART)
+    return keep.losses, parameters[1], convert.flax_from_torch(convert.torch_arrays(model))
+
+
+def fine_tuned_by_us(optimizer, model):
+    config = Config(
+        optimizer=optimizer,
+        schedule="fine_tune",
+        learning_rate=RATE,
+        weight_decay=DECAY,
+        epochs=EPOCHS,
+        freeze_epochs=FROZEN,
+        body_rate=PART,
+        weights="given",
+    )
+    state = make_learner(config, model, 10 * EPOCHS).optimizer
+
+    @nnx.jit
+    def step(model, state, x, y):
+        loss, grads = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
+        with jax.numpy_dtype_promotion("standard"):
+            state.update(model, grads)
+        return loss
+
+    losses, parameters = [], []
+    for epoch in range(EPOCHS):
+        if epoch == FROZEN:
+            parameters = convert.flax_arrays(model)
+        for x, y in zip(*(a[:10] for a in batches()), strict=True):
+            losses.append(float(step(model, state, jnp.asarray(x), jnp.asarray(y))))
+    return losses, parameters, convert.flax_arrays(model)
+
+
+@pytest.mark.parametrize("optimizer", fitting.OPTIMIZERS)
+def test_fine_tuning_equals_fastais_step_by_step(optimizer):
+    """Frozen and not: rates of body, norms and head, and momentum begun anew."""
+    torch.manual_seed(0)
+    model = Tuned().double()
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        flax_model = FlaxTuned(nnx.Rngs(0))
+        convert.copy_to_flax(model, flax_model)
+        start = convert.flax_arrays(flax_model)
+        theirs, ours = fine_tuned_by_fastai(optimizer, model), fine_tuned_by_us(optimizer, flax_model)
+        assert_close(ours[0], theirs[0], "optimizer float64")
+        for mine, fastais in zip(ours[1:], theirs[1:], strict=True):
+            for name in start:
+                if name != "norm.var":  # Flax's is the biased one
+                    assert_close(mine[name], fastais[name], "optimizer float64")
+        frozen = [name for name, array in ours[1].items() if np.array_equal(array, start[name])]
+        assert sorted(frozen) == ["body.bias", "body.kernel"]

@@ -4,12 +4,13 @@ import contextlib
 
 import jax
 import numpy as np
+import timm
 import torch
 import torchvision
 from fastai.vision.models import xresnet
 from flax import nnx
 
-from jax_mix.training.models import MLP, PreActResNet, ViT, preact_resnet18, resnet18, xresnet18
+from jax_mix.training.models import MLP, ConvNeXt, PreActResNet, ViT, preact_resnet18, resnet18, xresnet18
 from torch_ref import convert, models
 
 CLASSES = 10
@@ -17,6 +18,7 @@ SIZE = (24, 20)  # not square; odd further on, 6 x 5 and 3 x 3, where paddings a
 
 _MLP = {"image_size": SIZE, "hidden": (9, 7)}
 _VIT = {"image_size": SIZE, "patch_size": 4, "width": 8, "depth": 2, "heads": 2}
+_TIMM_VIT = {"img_size": SIZE, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
 
 # name: (the torch model, the Flax model from its rngs)
 MODELS = {
@@ -29,6 +31,14 @@ MODELS = {
     "preact_resnet18": (
         lambda: models.PreActResNet(3, CLASSES, blocks=(2, 2, 2, 2), width=4),
         lambda rngs: preact_resnet18(3, CLASSES, width=4, rngs=rngs),
+    ),
+    "timm's ViT": (
+        lambda: timm.models.VisionTransformer(num_classes=CLASSES, **_TIMM_VIT),
+        lambda rngs: ViT(3, CLASSES, **_VIT, timm=True, rngs=rngs),
+    ),
+    "timm's ConvNeXt": (
+        lambda: timm.models.ConvNeXt(num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(4, 8, 16, 32), patch_size=1),
+        lambda rngs: ConvNeXt(3, CLASSES, image_size=SIZE, patch_size=1, blocks=(1, 1, 1, 1), width=4, rngs=rngs),
     ),
     # These two at full width: torchvision's and fastai's own have no other.
     "resnet18": (
@@ -59,14 +69,26 @@ def precision(dtype):
 def twins(name="PreActResNet", dtype=np.float32, seed=0):
     """The torch and the Flax model with the same weights, none of a norm's or a bias's at its initial zeros or ones."""
     torch.manual_seed(seed)
-    theirs, ours = MODELS[name][0](), nnx.eval_shape(lambda: MODELS[name][1](nnx.Rngs(0)))  # weights come from torch
-    with torch.no_grad():
-        for value in theirs.state_dict().values():
-            if value.ndim == 1:
-                value.uniform_(0.5, 1.5)
+    ours = nnx.eval_shape(lambda: MODELS[name][1](nnx.Rngs(0)))  # weights come from torch
+    theirs = unlike_the_start(MODELS[name][0]())
     theirs.to(torch.from_numpy(np.empty(0, dtype)).dtype)
     convert.copy_to_flax(theirs, ours)
     return theirs, ours
+
+
+def unlike_the_start(model):
+    """The torch model with all of its norms, biases and scales drawn, none at its initial zeros or ones."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.ndim == 1:
+                value.uniform_(0.5, 1.5)
+    return model
+
+
+def given_timm(name, **arguments):
+    """timm's network of that name, with weights drawn, in evaluation mode."""
+    torch.manual_seed(0)
+    return unlike_the_start(timm.create_model(name, **arguments)).eval()
 
 
 def images(n=6, size=SIZE, dtype=np.float32, seed=0):

@@ -31,7 +31,7 @@ def test_it_gives_the_same_probabilities_in_a_process_without_this_project(finis
     assert train.main(["export", str(finished_run[0]), "--out", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     assert output.startswith(f"wrote {tmp_path / 'exported.jax'}: ")
-    assert "no weights.safetensors for PyTorch: neither torchvision nor fastai has a preact_resnet8." in output
+    assert "no weights.safetensors for PyTorch: neither torchvision nor fastai nor timm has a preact_resnet8." in output
     test, trained = np.asarray(digits.test.image), load_run(finished_run[0])
     images = {"one": test[:1], "five": test[:5], "all": test, "large": test[:3].repeat(3, 1).repeat(5, 2)}
     np.savez(tmp_path / "images.npz", **images)
@@ -65,11 +65,11 @@ def test_images_are_scaled_as_pillow_does_but_for_rounding(channels):
 
 
 def test_a_network_unlike_its_twin_is_told():
-    assert twin("resnet18", in_channels=1, num_classes=2, width=None) == (
+    same = {"num_classes": 2, "image_size": (32, 32)}
+    for name, whose, width in (("resnet50", "torchvision", 64), ("convnext_tiny", "timm", 96)):
+        assert twin(name, in_channels=3, width=16, **same) == f"{whose}'s {name} is of width {width}, this one of 16"
+    assert twin("resnet18", in_channels=1, width=None, **same) == (
         "torchvision's resnet18 is of channels 3, this one of 1"
-    )
-    assert twin("resnet50", in_channels=3, num_classes=2, width=16) == (
-        "torchvision's resnet50 is of width 64, this one of 16"
     )
 
 

@@ -1,5 +1,6 @@
 """jax_mix/training/models: the layers Manifold Mixup names, their shapes, and how the networks start."""
 
+import functools
 import sys
 
 import jax
@@ -13,13 +14,16 @@ from jax_mix.training import models
 from jax_mix.training.errors import UserError
 from jax_mix.training.models import (
     MLP,
+    ConvNeXt,
     PreActResNet,
     ViT,
+    convnext_tiny,
     initializers,
     preact_resnet18,
     resnet18,
     resnet34,
     resnet50,
+    vit_small_patch16_224,
     wide_resnet28_10,
     xresnet18,
 )
@@ -82,6 +86,8 @@ def test_stages_of_the_deep_resnets(make, shapes):
         (xresnet18, 11_708_744),  # fastai's
         (resnet34, 21_797_672),  # torchvision's
         (resnet50, 25_557_032),  # torchvision's
+        (functools.partial(vit_small_patch16_224, image_size=(224, 224)), 22_050_664),  # timm's
+        (functools.partial(convnext_tiny, image_size=(224, 224)), 28_589_128),  # timm's
     ],
 )
 def test_number_of_parameters_with_1000_classes(make, count):
@@ -108,11 +114,42 @@ def test_mlp_and_vit():
     assert automatic(vit, image) == ("blocks.0", "blocks.1")
 
 
-def test_a_vit_that_does_not_fit_is_refused():
+def test_images_and_widths_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"patch_size, 4, got \(10, 8\)"):
         ViT(3, 10, image_size=(10, 8), rngs=RNGS)
     with pytest.raises(ValueError, match="heads, 3, got 8"):
         ViT(3, 10, image_size=(8, 8), width=8, heads=3, rngs=RNGS)
+    with pytest.raises(
+        UserError, match=r"vit_small_patch16_224 cannot be made: ValueError: width .* of 64, .* got 65\."
+    ):
+        models.make("vit_small_patch16_224", width=65, **ARGUMENTS)
+    with pytest.raises(UserError, match=r"convnext_tiny cannot be made: .* image_size .* 32 x 32, got \(8, 8\)"):
+        models.make("convnext_tiny", **ARGUMENTS)
+
+
+def test_timms_networks_and_what_is_chosen_in_them():
+    image = jax.ShapeDtypeStruct((2, 48, 35, 3), jnp.float32)
+    make = functools.partial(ConvNeXt, 3, 10, image_size=(48, 35), blocks=(1, 2, 1, 1), width=4)
+    shapes, chosen = traced(lambda: make(rngs=nnx.Rngs(0)), image)
+    assert shapes["stem"] == shapes["stages.0"] == (2, 12, 8, 4)
+    assert shapes["stages.3"] == (2, 1, 1, 32)
+    blocks = [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]  # the last too: a norm follows its mean
+    assert chosen == tuple(f"stages.{stage}.blocks.{block}" for stage, block in blocks)
+    image = jax.ShapeDtypeStruct((2, 8, 12, 3), jnp.float32)
+    make = functools.partial(ViT, 3, 10, image_size=(8, 12), width=8, depth=2, heads=2, timm=True)
+    shapes, chosen = traced(lambda: make(rngs=nnx.Rngs(0)), image)
+    assert shapes["blocks.0"] == shapes["blocks.1"] == (2, 7, 8)
+    assert chosen == ("blocks.0", "blocks.1")
+
+
+def test_timms_networks_start_as_timms():
+    vit = ViT(3, 10, image_size=(8, 8), width=64, depth=1, timm=True, rngs=nnx.Rngs(0))
+    net = ConvNeXt(3, 10, image_size=(32, 32), blocks=(1, 1), width=64, rngs=nnx.Rngs(0))
+    ours, block = vit.blocks[0], net.stages[0].blocks[0]
+    for module in (ours.attention.qkv, ours.fc1, block.fc1, block.conv):
+        np.testing.assert_allclose(np.std(module.kernel[...]), 0.02, rtol=0.05)
+    assert 0 < np.max(np.abs(vit.token[...])) < 1e-5
+    assert set(np.asarray(block.gamma[...])) == {np.float32(1e-6)}
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 1, 16), (3, 3, 6, 5), (7, 7, 3, 8), (1, 1, 16, 32), (64, 10)])
@@ -162,9 +199,15 @@ def make(name, size=(8, 8), **others):
     return nnx.eval_shape(lambda: models.make(name, **arguments, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.parametrize(("name", "size"), [(name, (10, 6)) for name in models.NAMES] + [("vit", (7, 28))])
+SIZES = {"vit_small_patch16_224": (32, 48), "convnext_tiny": (32, 37)}  # of whole patches; for five halvings
+WIDTHS = {"xresnet18": None, "mlp": None, "vit_small_patch16_224": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [(name, SIZES.get(name, (10, 6))) for name in models.NAMES] + [("vit", (7, 28))]
+)
 def test_every_name_makes_a_model_with_its_layers(name, size):
-    arguments = ARGUMENTS | {"image_size": size, "width": None if name in ("xresnet18", "mlp") else 8}
+    arguments = ARGUMENTS | {"image_size": size, "width": WIDTHS.get(name, 8)}
     image = jax.ShapeDtypeStruct((2, *size, 1), jnp.float32)
     shapes, _ = traced(lambda: models.make(name, **arguments | {"rngs": nnx.Rngs(0)}), image)
     layers = models.default_layers(name)

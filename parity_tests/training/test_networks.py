@@ -1,5 +1,7 @@
 """Every named network, evaluated as a compiled program: the numbers that its operations give one by one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +11,25 @@ from flax import nnx
 from jax_mix.training import evaluation, models
 from jax_mix.training.data import Dataset, Examples, Normalize
 from jax_mix.training.errors import TrainingFailed
+from jax_mix.training.models import ConvNeXt, ViT
 from parity_tests.tolerances import assert_close
 
 WIDTH = {"wide_resnet28_10": 32}  # all others as wide as they are
+SHALLOW = {  # these are of one block after the other
+    "vit_small_patch16_224": functools.partial(
+        ViT, 3, 10, image_size=(32, 32), patch_size=16, width=64, depth=1, timm=True
+    ),
+    "convnext_tiny": functools.partial(ConvNeXt, 3, 10, image_size=(32, 32), blocks=(1, 1), width=32),
+}
 
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_compiled_logits_are_those_of_one_operation_after_the_other(name):
     """On images of 32x32, in both dtypes: a compiler's fault seen there did not show on smaller ones."""
-    model = models.make(
-        name, in_channels=3, num_classes=10, image_size=(32, 32), width=WIDTH.get(name), rngs=nnx.Rngs(0)
+    named = functools.partial(
+        models.make, name, in_channels=3, num_classes=10, image_size=(32, 32), width=WIDTH.get(name)
     )
+    model = SHALLOW.get(name, named)(rngs=nnx.Rngs(0))
     model.eval()
     image = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
     for dtype in ("float32", "bfloat16"):

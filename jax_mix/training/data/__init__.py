@@ -7,7 +7,7 @@ import sys
 
 from jax_mix.training.data.augment import AugmentName, augment, random_flip, random_shift
 from jax_mix.training.data.cache import decoded
-from jax_mix.training.data.dataset import Dataset, Examples, Normalize
+from jax_mix.training.data.dataset import Dataset, Examples, Normalize, check_normalization, normalization
 from jax_mix.training.data.feeding import FeedName, batches, epoch_batches, from_host
 from jax_mix.training.data.folder import BrokenImages, open_folder
 from jax_mix.training.data.layout import SplitBy
@@ -25,11 +25,13 @@ __all__ = [
     "SplitBy",
     "augment",
     "batches",
+    "check_normalization",
     "corrupt_labels",
     "epoch_batches",
     "from_host",
     "is_folder",
     "load",
+    "normalization",
     "random_flip",
     "random_shift",
     "take",

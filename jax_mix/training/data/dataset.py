@@ -6,17 +6,24 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mix._checks import suggest
+from jax_mix.training.errors import UserError, require
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
 
 _CHUNK = 4096  # images at once, for the sums of a data set larger than memory
 _SHOWN = 10  # classes that are printed
+# Mean and deviation that the networks of others were trained with, of pixels from 0 to 1.
+_KNOWN = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": ((0.5,) * 3, (0.5,) * 3)}
 
 
 class Examples(NamedTuple):
@@ -44,6 +51,38 @@ class Normalize:
         self, image: UInt8[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
         return (image.astype(jnp.float32) - self.mean[None, None, None]) / self.std[None, None, None]
+
+
+def check_normalization(words: Sequence[str]) -> None:
+    """Raise `UserError` unless `words` are a value of `--normalize`: data, imagenet, half, or means and deviations."""
+    if len(words) == 1:
+        if words[0] not in ("data", *_KNOWN):
+            raise UserError(f"--normalize is {words[0]!r}: {suggest(words[0], ['data', *_KNOWN])}")
+        return
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    half = len(numbers) // 2
+    require(
+        len(numbers) >= 2 and len(numbers) % 2 == 0 and all(map(math.isfinite, numbers)) and min(numbers[half:]) > 0,
+        "--normalize must be data, imagenet, half, or the mean of each channel, then the deviation of each, positive; "
+        f"got {' '.join(words)}.",
+    )
+
+
+def normalization(words: Sequence[str]) -> Normalize:
+    """The `Normalize` that `--normalize` names, other than data.
+
+    >>> normalization(["imagenet"]).mean.tolist()
+    [123.67500305175781, 116.27999877929688, 103.52999877929688]
+    """
+    if words[0] in _KNOWN:
+        mean, std = (tuple(255 * value for value in values) for values in _KNOWN[words[0]])
+    else:
+        numbers = tuple(map(float, words))
+        mean, std = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
+    return Normalize(*(jnp.asarray(values, jnp.float32) for values in (mean, std)))
 
 
 @dataclasses.dataclass(frozen=True)

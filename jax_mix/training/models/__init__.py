@@ -4,8 +4,9 @@ Paddings, epsilons and BatchNorm's momentum are PyTorch's, so that a network of 
 numbers from the same weights. Initial weights are Flax's own unless a docstring says otherwise.
 """
 
+from jax_mix.training.models.convnext import ConvNeXt, convnext_tiny
 from jax_mix.training.models.mlp import MLP
-from jax_mix.training.models.registry import NAMES, ModelName, default_layers, make, set_dtype
+from jax_mix.training.models.registry import HEADS, NAMES, ModelName, default_layers, head_of, make, set_dtype
 from jax_mix.training.models.resnets import (
     PreActResNet,
     ResNet,
@@ -17,23 +18,28 @@ from jax_mix.training.models.resnets import (
     wide_resnet28_10,
     xresnet18,
 )
-from jax_mix.training.models.vit import ViT
+from jax_mix.training.models.vit import ViT, vit_small_patch16_224
 
 __all__ = [
+    "HEADS",
     "MLP",
     "NAMES",
+    "ConvNeXt",
     "ModelName",
     "PreActResNet",
     "ResNet",
     "ViT",
     "XResNet",
+    "convnext_tiny",
     "default_layers",
+    "head_of",
     "make",
     "preact_resnet18",
     "resnet18",
     "resnet34",
     "resnet50",
     "set_dtype",
+    "vit_small_patch16_224",
     "wide_resnet28_10",
     "xresnet18",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -40,6 +41,20 @@ def variance_scaling(
         others = outputs if mode == "fan_in" else inputs  # the vector's fan is its length, these times the kernel's
         flat: Any = nnx.initializers.variance_scaling(scale * others, "fan_in", distribution, in_axis=0, out_axis=())
         return flat(key, (size,), dtype).reshape(shape)
+
+    return init
+
+
+def normal(std: float) -> nnx.Initializer:
+    """Normal numbers of deviation `std`, drawn along one axis.
+
+    >>> import jax
+    >>> normal(0.02)(jax.random.key(0), (3, 4)).shape
+    (3, 4)
+    """
+
+    def init(key: Key[Array, ""], shape: Any, dtype: Any = jnp.float32) -> Any:
+        return (std * jax.random.normal(key, (math.prod(shape),), dtype)).reshape(shape)
 
     return init
 

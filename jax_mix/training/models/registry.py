@@ -18,8 +18,9 @@ from flax import linen, nnx
 from jax_mix._checks import suggest
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.models import resnets
+from jax_mix.training.models.convnext import convnext_tiny
 from jax_mix.training.models.mlp import MLP
-from jax_mix.training.models.vit import ViT
+from jax_mix.training.models.vit import ViT, vit_small_patch16_224
 
 
 class _Named(NamedTuple):
@@ -44,6 +45,8 @@ ModelName = Literal[
     "xresnet18",
     "wide_resnet28_10",
     "vit",
+    "vit_small_patch16_224",
+    "convnext_tiny",
     "mlp",
 ]
 _STAGES = ("layer1", "layer2")  # the input and the first two, as Manifold Mixup's authors train residual networks
@@ -56,9 +59,12 @@ _NAMED: dict[ModelName | str, _Named] = {
     "xresnet18": _Named(resnets.xresnet18, _STAGES),
     "wide_resnet28_10": _Named(resnets.wide_resnet28_10, _STAGES),
     "vit": _Named(_vit, ("blocks.0", "blocks.1")),
+    "vit_small_patch16_224": _Named(vit_small_patch16_224, ("blocks.0", "blocks.1")),
+    "convnext_tiny": _Named(convnext_tiny, ("stages.0", "stages.1")),
     "mlp": _Named(MLP, ("hidden.0", "hidden.1")),
 }
 NAMES = tuple(_NAMED)
+HEADS = ("head", "fc", "classifier")  # what a head is called, as an attribute of the model
 
 
 def default_layers(name: str) -> tuple[str, ...] | None:
@@ -120,6 +126,11 @@ def make(
     for n in (2, 3):  # any batch must do: of training, of its parts, of evaluation
         _check_logits(name, model, (n, *image_size, in_channels), num_classes)
     return model
+
+
+def head_of(model: nnx.Module) -> str | None:
+    """The name of a model's head, the module that makes logits of features; None: it has none of the usual names."""
+    return next((name for name in HEADS if isinstance(getattr(model, name, None), nnx.Module)), None)
 
 
 def set_dtype(model: nnx.Module, dtype: Any) -> None:
