@@ -1,0 +1,203 @@
+"""What PyTorch's own layers call their arrays, and what Flax's do: names, axes, splits. Nothing is computed.
+
+Every conversion only moves numbers, so that it holds for gradients as it does for weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jax_mix._checks import shown, suggest
+
+Convert = Callable[[np.ndarray], np.ndarray]
+
+
+class Part(NamedTuple):
+    """What an array of PyTorch, or a part of it, is in Flax: a name under the module's, and its axes' order there."""
+
+    leaf: str
+    convert: Convert
+
+
+class Source(NamedTuple):
+    """Where an array of the Flax model comes from."""
+
+    name: str  # of the array in PyTorch
+    convert: Convert
+
+
+class Arrays(NamedTuple):
+    """The arrays of both sides in pairs, and what is left."""
+
+    sources: dict[str, Source]  # by the names of the Flax arrays
+    left_over: list[str]  # arrays of PyTorch without an array of Flax
+    missing: list[str]  # arrays of Flax without a source
+    wrong_shapes: dict[str, str]  # by the names of the Flax arrays: what the shapes are
+
+
+TORCH_ONLY = ("num_batches_tracked",)
+_ATTENTION = ("query", "key", "value")
+
+
+def alternatives(kinds: frozenset[str], leaf: str, rank: int) -> list[list[Part]]:
+    """What the array `leaf` of a PyTorch module may be in Flax, the likeliest first.
+
+    >>> [[part.leaf for part in parts] for parts in alternatives(frozenset({"Linear"}), "weight", 2)]
+    [['kernel'], ['weight']]
+
+    Args:
+      kinds: names of the module's class and of those that it inherits from.
+      leaf: the array's name in the module.
+      rank: how many axes it has.
+    """
+    same = [Part(leaf, np.asarray)]
+    if leaf in ("running_mean", "running_var"):
+        return [[Part(leaf.removeprefix("running_"), np.asarray)], same]
+    if "MultiheadAttention" in kinds and leaf in ("in_proj_weight", "in_proj_bias"):
+        which = "kernel" if leaf.endswith("weight") else "bias"
+        return [[Part(f"{name}.{which}", _third(k)) for k, name in enumerate(_ATTENTION)], same]
+    if "MultiheadAttention" in kinds and (found := re.fullmatch("([qkv])_proj_weight", leaf)):
+        return [[Part(f"{_ATTENTION['qkv'.index(found[1])]}.kernel", np.transpose)], same]
+    if leaf != "weight":
+        return [same]
+    if rank == 1:
+        return [[Part("scale", np.asarray)], [Part("negative_slope", np.asarray)], same]
+    if kinds & {"Embedding", "EmbeddingBag"}:
+        return [[Part("embedding", np.asarray)], same]
+    if "_ConvTransposeNd" in kinds:
+        return [[Part("kernel", _transposed_kernel)], same]
+    return [[Part("kernel", _kernel)], same]
+
+
+def _kernel(array: np.ndarray) -> np.ndarray:
+    """[out, in, *window] to [*window, in, out]."""
+    return array.transpose(*range(2, array.ndim), 1, 0)
+
+
+def _transposed_kernel(array: np.ndarray) -> np.ndarray:
+    """[in, out, *window] to [*window, in, out], the window turned round: Flax's transposed convolution does not."""
+    return np.flip(array, tuple(range(2, array.ndim))).transpose(*range(2, array.ndim), 0, 1)
+
+
+def _third(k: int) -> Convert:
+    return lambda array: np.split(array, 3)[k].T
+
+
+def fitted(kinds: frozenset[str], leaf: str, array: Any, module: str, flax: Mapping[str, Any]) -> list[Part] | None:
+    """The first alternative of which the Flax `module` has each part, of whatever shape; None if there is none."""
+    for parts in alternatives(kinds, leaf, array.ndim):
+        if all(joined(module, part.leaf) in flax for part in parts):
+            return parts
+    return None
+
+
+def fits(
+    kinds: frozenset[str], arrays: Mapping[str, Any], module: str, leaves: set[str], flax: Mapping[str, Any]
+) -> bool:
+    """Whether a PyTorch module's arrays are a Flax module's, `leaves`, all and in as many numbers each."""
+    taken = set()
+    for leaf, array in arrays.items():
+        parts = fitted(kinds, leaf, array, module, flax)
+        if parts is None or any(flax[joined(module, p.leaf)].size * len(parts) != array.size for p in parts):
+            return False
+        taken.update(part.leaf for part in parts)
+    return taken == leaves
+
+
+def same_but_for_splits(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one shape is the other with axes split, merged, or of length 1 put in: never with axes swapped.
+
+    >>> same_but_for_splits((6, 8), (6, 2, 4)), same_but_for_splits((6, 8), (8, 6))
+    (True, False)
+    """
+    ends, others = (set(np.cumprod(s, dtype=np.int64).tolist()) | {1} for s in (shape, other))
+    return math.prod(shape) == math.prod(other) and (ends <= others or others <= ends)
+
+
+def joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def in_pairs(
+    modules: Mapping[str, tuple[frozenset[str], Mapping[str, np.ndarray]]],
+    map_: Mapping[str, str],
+    flax: Mapping[str, np.ndarray],
+    given: Mapping[str, Any],
+    left_out: set[str],
+) -> Arrays:
+    """The arrays of both sides in pairs.
+
+    Args:
+      modules: of PyTorch, by name: the names of the classes, and the arrays.
+      map_: names of PyTorch's modules to Flax's.
+      flax: the Flax model's arrays by name.
+      given: the user's `arrays`.
+      left_out: PyTorch's modules that are not compared.
+
+    Raises:
+      ValueError: `given` has a pattern that matches nothing, or a name that is not there.
+    """
+    sources: dict[str, Source] = {}
+    left_over: list[str] = []
+    wrong: dict[str, str] = {}
+    unused = set(given)
+
+    def take(name: str, torch_name: str, array: np.ndarray, convert: Convert) -> None:
+        converted, shape = convert(array), flax[name].shape
+        if not same_but_for_splits(converted.shape, shape):
+            wrong[name] = (
+                f"{list(shape)}, and {list(converted.shape)} of the original's {torch_name} {list(array.shape)}"
+            )
+        else:
+            sources[name] = Source(torch_name, lambda array: convert(array).reshape(shape))
+
+    for module, (kinds, arrays) in modules.items():
+        for leaf, array in arrays.items():
+            name = joined(module, leaf)
+            if leaf in TORCH_ONLY:
+                continue
+            pattern, target, convert = _given(name, given)
+            unused.discard(pattern)
+            if module in left_out or (pattern is not None and target is None and convert is None):
+                continue
+            if target is not None:
+                if target not in flax:
+                    raise ValueError(
+                        f"arrays maps {name!r} to {target!r}, which the Flax model has not: {suggest(target, flax)}"
+                    )
+                default = alternatives(kinds, leaf, array.ndim)[0]
+                take(target, name, array, convert or (default[0].convert if len(default) == 1 else np.asarray))
+                continue
+            parts = fitted(kinds, leaf, array, map_[module], flax) if module in map_ else None
+            if parts is None:
+                left_over.append(name)
+                continue
+            for part in parts:
+                take(joined(map_[module], part.leaf), name, array, convert or part.convert)
+    if unused:
+        names = [joined(module, leaf) for module, (_, arrays) in modules.items() for leaf in arrays]
+        pattern = sorted(unused)[0]
+        raise ValueError(f"arrays has {pattern!r}, which matches no array of the original: {suggest(pattern, names)}")
+    missing = [name for name in flax if name not in sources and name not in wrong]
+    return Arrays(sources, left_over, missing, wrong)
+
+
+def _given(name: str, given: Mapping[str, Any]) -> tuple[str | None, str | None, Convert | None]:
+    """The pattern of the user's that is for an array of PyTorch, the name it gives in Flax, and its function."""
+    for pattern, value in given.items():
+        if found := re.fullmatch(pattern, name):
+            target, convert = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+            if callable(value):
+                target, convert = None, value
+            if not isinstance(target, str | None) or not (convert is None or callable(convert)):
+                raise ValueError(
+                    f"arrays must give {pattern!r} a name of the Flax model's, a function, both as (name, function), "
+                    f"or None, got {shown(value)}."
+                )
+            return pattern, found.expand(target) if target is not None else None, convert
+    return None, None, None
