@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from jax_mix.parity.differences import REORDERED, difference, relative_error
 
 if TYPE_CHECKING:
     from jax_mix.parity.comparing import Ladder
+    from jax_mix.parity.records import Look
 
 
 def told(ladder: Ladder) -> tuple[str, str]:
@@ -23,7 +25,8 @@ def told(ladder: Ladder) -> tuple[str, str]:
         return "", ""
     first = [_left(ladder)] if any(row.rung == "arrays" for row in wrong) else []
     if weights := [row.what for row in wrong if row.rung == "weights"]:
-        first.append(f"The weights {listing(weights)} are not the original's.")
+        first.append(f"The model's own weights {listing(weights)} are not the original's.")
+        first += [told for name in weights[:3] if (told := _where_from(ladder, name))]
     for training in (False, True):
         rung = f"layers in {'training' if training else 'evaluation'}"
         names = [row.what for row in wrong if row.rung == rung]
@@ -52,13 +55,28 @@ def told(ladder: Ladder) -> tuple[str, str]:
     return module if "." in row.what else "", " ".join([*first, f"{told}: {size}.", *_hint(_settings(ladder, module))])
 
 
+def _where_from(ladder: Ladder, name: str) -> str:
+    """Of an array of the model's own that is not the original's: what it is instead."""
+    own = ladder.own[name]
+    for other, value in ladder.values.items():
+        if value.shape == own.shape and other != name and relative_error(own, value) <= ladder.tolerance:
+            return f"{name} is what {other} should be."
+        for axes in itertools.permutations(range(own.ndim)) if other == name else ():
+            turned = value.transpose(axes)
+            if turned.shape == own.shape and relative_error(own, turned) <= ladder.tolerance:
+                return f"{name} has its axes in another order: {axes} of those it should have."
+    return ""
+
+
 def _left(ladder: Ladder) -> str:
     arrays = ladder.arrays
     parts = []
     if arrays.left_over:
-        parts.append(f"the original's {listing(arrays.left_over)} have no counterpart")
+        parts.append(f"the original's {listing(arrays.left_over)} {_have(arrays.left_over)} no counterpart")
     if arrays.missing:
-        parts.append(f"{listing(arrays.missing)} of the Flax model have no counterpart in the original")
+        parts.append(
+            f"{listing(arrays.missing)} of the Flax model {_have(arrays.missing)} no counterpart in the original"
+        )
     if arrays.wrong_shapes:
         parts.append("; ".join(f"{name} is of shape {told}" for name, told in list(arrays.wrong_shapes.items())[:3]))
     text = "; ".join(parts)
@@ -79,8 +97,10 @@ def _layer(ladder: Ladder, name: str, training: bool) -> Iterator[str]:
         yield f"Every layer that was compared is equal, the output is not, {mode}: {size}."
         if before:
             yield f"So they go apart after {before}, the last of these."
+        yield from _hint([_random(ladder, "", training)])
         return
-    yield f"The first layer that differs is {name} ({pairs[name]} in the original), {mode}: {size}."
+    there = "" if pairs[name] == name else f" ({pairs[name]} in the original)"
+    yield f"The first layer that differs is {name}{there}, {mode}: {size}."
     mine, others = ours.layers[name], theirs.layers[pairs[name]]
     before = _last_equal(ladder, training, name)
     inputs = list(zip(mine.inputs, others.inputs, strict=False))
@@ -143,22 +163,32 @@ def _missing(ladder: Ladder, name: str) -> list[str]:
     there = pairs[name]
     theirs = [a for a in ladder.arrays.left_over if under(a, there)]
     ours = [a for a in [*ladder.arrays.missing, *ladder.arrays.wrong_shapes] if under(a, name)]
-    return [f"{listing([*theirs, *ours])} have no counterpart"] if theirs or ours else []
+    return [f"{listing([*theirs, *ours])} {_have([*theirs, *ours])} no counterpart"] if theirs or ours else []
+
+
+def _have(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"
 
 
 def _random(ladder: Ladder, name: str, training: bool) -> str:
     """Whether either side puts out other numbers the second time."""
     ours, theirs = ladder.looks[training]
     there = next(t for t, other in ladder.map.modules.items() if other == name)
-    again: Any = ladder.port.look(ladder.flax_args, training=training, twice=True).layers.get(name)
-    if again and _differ(again.outputs, ours.layers[name].outputs):
-        return "this layer puts out other numbers when it is called again: " + (
+    again = ladder.port.look(ladder.flax_args, training=training, twice=True)
+    if _differ(_outputs(again, name), _outputs(ours, name)):
+        return "it is another at each call: " + (
             "dropout in the code, whose rate cannot be set to 0" if training else "dropout is on in evaluation"
         )
-    other = ladder.theirs.look(ladder.args, training=training, seed=1).layers.get(there)
-    if other and _differ(other.outputs, theirs.layers[there].outputs):
-        return "the original's layer puts out other numbers when it is called again: dropout in its code"
-    return ""
+    again = ladder.theirs.look(ladder.args, training=training, seed=1)
+    return (
+        "the original's is another at each call: dropout in its code"
+        if _differ(_outputs(again, there), _outputs(theirs, there))
+        else ""
+    )
+
+
+def _outputs(look: Look, name: str) -> list[np.ndarray]:
+    return look.layers[name].outputs if name else look.outputs
 
 
 def _differ(some: list[np.ndarray], others: list[np.ndarray]) -> bool:

@@ -148,7 +148,7 @@ def in_pairs(
     unused = set(given)
 
     def take(name: str, torch_name: str, array: np.ndarray, convert: Convert) -> None:
-        converted, shape = convert(array), flax[name].shape
+        converted, shape = np.asarray(convert(array)), flax[name].shape
         if not same_but_for_splits(converted.shape, shape):
             wrong[name] = (
                 f"{list(shape)}, and {list(converted.shape)} of the original's {torch_name} {list(array.shape)}"

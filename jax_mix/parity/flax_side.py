@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,8 +12,9 @@ import numpy as np
 from flax import linen, nnx
 
 import jax_mix
-from jax_mix._call import as_call
+from jax_mix._call import Call, as_call
 from jax_mix._checks import is_concrete
+from jax_mix._layers import Layer, find_layers
 from jax_mix._running import run
 from jax_mix.parity.arrays import joined
 from jax_mix.parity.records import Draw, Look, Loss, Seen, Step
@@ -63,7 +63,7 @@ class Port:
         for mode in (False, True):
             copy = nnx.clone(model)
             for _, variable in nnx.iter_graph(copy):
-                if isinstance(variable, nnx.Variable) and not isinstance(variable, nnx.RngState):
+                if isinstance(variable, nnx.Variable):
                     variable.set_value(jax.tree.map(_in_float64, variable.get_value()))
             for _, module in nnx.iter_modules(copy):
                 _in_float64_throughout(module)
@@ -107,15 +107,15 @@ class Port:
     def _model(self, training: bool) -> Any:
         return self.module if self.linen else self.models[training]
 
-    def _variables(self) -> dict[str, Any]:
-        return {"variables": self.variables} if self.linen else {}
+    def _call(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        return as_call(model, tuple(args), dict(kwargs), self.variables if self.linen else None, None, ())
 
     def _apart(self, y: Any, training: bool) -> Any:
         """The output alone, where Linen gives what has changed besides."""
         return y[0] if self.linen and training and self.kwargs[True]["mutable"] is not False else y
 
     def look(self, args: Sequence[Any], *, training: bool, twice: bool = False) -> Look:
-        """Run forward and keep what every layer puts out. With `twice`, the second of two runs, at other random numbers."""
+        """Run forward and keep what every layer puts out: with `twice` in the second of two runs."""
         layers: dict[str, Seen] = {}
         model = self._model(training)
         model = model if self.linen or not training else nnx.clone(model)  # whose statistics change
@@ -134,13 +134,12 @@ class Port:
             layers.clear()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*called again.*")
-                call = as_call(model, tuple(args), kwargs, self._variables().get("variables"), None, ())
-                y = self._apart(run(call, hook, None), training)
+                y = self._apart(run(self._call(model, args, kwargs), hook, None), training)
         return Look(_arrays(y), layers)
 
-    def layers(self, args: Sequence[Any]) -> tuple[jax_mix.Layer, ...]:
-        """As `list_layers` gives them, in training."""
-        return jax_mix.list_layers(self._model(True), *args, **self._variables(), **self.kwargs[True])
+    def layers(self, args: Sequence[Any]) -> tuple[Layer, ...]:
+        """As `list_layers` gives them, in training; what goes around them is not told."""
+        return find_layers(self._call(self._model(True), args, self.kwargs[True]), tell=False).layers
 
     def stepper(self, places: Sequence[str], loss: Loss) -> Any:
         """A step of training, a function of arguments, labels and a `Draw`; compiled once for all `places`."""
@@ -196,6 +195,9 @@ def _attention(*args: Any, module: Any = None, **kwargs: Any) -> Any:
 
 
 def _in_float64(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):  # of a model of shapes, which is to have the original's weights
+        key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        leaf = jax.random.key(0) if key else jnp.zeros(leaf.shape, leaf.dtype)
     dtype = getattr(leaf, "dtype", None)
     return jnp.asarray(leaf, jnp.float64) if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else leaf
 
@@ -234,9 +236,3 @@ def _arrays(tree: Any) -> list[np.ndarray]:
     if not all(is_concrete(leaf) for leaf in leaves):
         return []
     return [np.asarray(leaf) for leaf in leaves if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
-
-
-def called_with_rngs(factory: Any) -> bool:
-    """Whether what makes a model wants `rngs`."""
-    called = factory.__init__ if isinstance(factory, type) else factory
-    return "rngs" in inspect.signature(called).parameters

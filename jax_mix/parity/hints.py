@@ -20,7 +20,6 @@ _SETTINGS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("feature_group_count", "groups", int),
     ("num_groups", "num_groups", int),
     ("num_heads", "num_heads", int),
-    ("rate", "p", float),
 )
 
 
@@ -34,7 +33,7 @@ def settings(ours: Any, theirs: Any) -> Iterator[str]:
                 meant = f", which is {name} {there:g} in Flax" if name == "momentum" and there is not None else ""
                 yield f"{name} is {here} here, the original has {told}{meant}"
     pads = getattr(theirs, "padding", None)
-    if isinstance(pads, tuple) and hasattr(ours, "padding") and not hasattr(theirs, "output_padding"):
+    if isinstance(pads, tuple) and hasattr(ours, "padding") and not getattr(theirs, "transposed", False):
         wanted = [(pad, pad) for pad in pads]
         if _padding(ours.padding, len(pads)) != wanted:
             yield f"padding is {ours.padding!r} here, the original's is {wanted}"

@@ -47,7 +47,7 @@ def propose(
     units = _units(arrays, attention)
     known = list(dict.fromkeys(["", *modules, *units]))
     units = {name: units[name] for name in known if name in units}
-    renamed, ruled = _renamed(theirs, rules, known)
+    renamed, ruled = _renamed(theirs, rules)
     found: dict[str, str] = {"": ""}
     left_out = {name for name, new in renamed.items() if new is None}
     rest = [name for name in theirs if name and name not in left_out]
@@ -74,6 +74,10 @@ def propose(
         parent, _, last = name.rpartition(".")
         if name not in found and parent in found and joined(found[parent], last) in free():
             pair(name, joined(found[parent], last))
+    for name in rest:
+        if name in ruled and theirs[name].arrays and name not in found:
+            new = str(renamed[name])
+            raise ValueError(f"names maps {name!r} to {new!r}, which the Flax model has not: {suggest(new, known[1:])}")
     return Map({name: found[name] for name in theirs if name in found}, by_order, left_out, unsure)
 
 
@@ -91,11 +95,10 @@ def _units(arrays: Mapping[str, Any], attention: bool) -> dict[str, set[str]]:
     return dict(units)
 
 
-def _renamed(
-    theirs: Mapping[str, Module], rules: Mapping[str, str | None], known: list[str]
-) -> tuple[dict[str, str | None], set[str]]:
+def _renamed(theirs: Mapping[str, Module], rules: Mapping[str, str | None]) -> tuple[dict[str, str | None], set[str]]:
     """Every module's name by the rules, None if it is left out; and those that a rule has changed."""
-    renamed: dict[str, str | None] = {name: name for name in theirs}
+    attentions = {f"{name}.out_proj": f"{name}.out" for name in theirs if "MultiheadAttention" in theirs[name].kinds}
+    renamed: dict[str, str | None] = {name: attentions.get(name, name) for name in theirs}
     used = set()
     for pattern, new in rules.items():
         if not isinstance(new, str | None):
@@ -113,11 +116,7 @@ def _renamed(
             raise ValueError(
                 f"names has {pattern!r}, which matches no module of the original: {suggest(pattern, theirs)}"
             )
-    ruled = {name for name, new in renamed.items() if new is not None and new != name}
-    for name in theirs:
-        new = renamed[name]
-        if name in ruled and theirs[name].arrays and new is not None and new not in known:
-            raise ValueError(f"names maps {name!r} to {new!r}, which the Flax model has not: {suggest(new, known[1:])}")
+    ruled = {name for name, new in renamed.items() if new not in (None, attentions.get(name, name))}
     return renamed, ruled
 
 
@@ -127,8 +126,7 @@ def _by_name(names: Iterable[str], renamed: Mapping[str, str | None] | None = No
     for name in names:
         plain = (renamed[name] if renamed else name) or ""
         parts = [re.sub(r"[^a-z0-9]", "", part.lower()) for part in plain.split(".")]
-        parts = ["out" if part == "outproj" else part for part in parts if part != "layers"]
-        grouped[".".join(parts)].append(name)
+        grouped[".".join(part for part in parts if part != "layers")].append(name)
     return grouped
 
 

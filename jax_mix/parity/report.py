@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Row(NamedTuple):
     """One comparison."""
@@ -26,7 +28,8 @@ class Report:
       apart: where the two first go apart, in a sentence or some; "" if they nowhere do.
       layer: the first Flax layer that differs, by name; "" if none does.
       notes: what else is to be known.
-      names: the modules that were compared, the original's names to the Flax model's.
+      names: the modules that are in pairs, the original's names to the Flax model's.
+      weights: the original's arrays as the Flax model has them, by its names, float64.
       tolerance: what an error may be.
     """
 
@@ -35,6 +38,7 @@ class Report:
     layer: str
     notes: tuple[str, ...]
     names: dict[str, str]
+    weights: dict[str, np.ndarray]
     tolerance: float
 
     def __bool__(self) -> bool:

@@ -16,6 +16,9 @@ from jax_mix.parity.names import Module
 from jax_mix.parity.records import Axes, Draw, Look, Seen, Step
 
 
+_Hook = Callable[..., Any]
+
+
 def imported() -> Any:
     """PyTorch, which is asked for when a comparison runs and not before."""
     try:
@@ -116,8 +119,8 @@ class Original:
             losses = torch.lerp(loss(output, self._tree(y, draw.partner)), loss(output, labels), lam)
             self.model.zero_grad()
             losses.mean().backward()
-            parameters = dict(self.model.named_parameters())
-            gradients = {
+            slopes = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.model.named_parameters()}
+            gradients = {name: slope.numpy().copy() for name, slope in slopes.items()}
                 n: (p.grad if p.grad is not None else torch.zeros_like(p)).numpy().copy() for n, p in parameters.items()
             }
             statistics = {n: b.detach().numpy().copy() for n, b in self.model.named_buffers() if b.is_floating_point()}
