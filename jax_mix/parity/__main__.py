@@ -102,7 +102,7 @@ def _made(named: Any) -> Any:
 def _flax(named: Any) -> tuple[Any, Any]:
     """The Flax model, and the variables of a Linen one."""
     if isinstance(named, type) or inspect.isfunction(named):
-        called = named.__init__ if isinstance(named, type) else named
+        called: Any = named.__init__ if isinstance(named, type) else named  # type: ignore[misc]
         wanted = "rngs" in inspect.signature(called).parameters
         named = named(rngs=nnx.Rngs(0)) if wanted else named()
     if isinstance(named, tuple) and len(named) == 2 and isinstance(named[0], linen.Module):

@@ -74,13 +74,10 @@ def _left(ladder: Ladder) -> str:
     if arrays.left_over:
         parts.append(f"the original's {listing(arrays.left_over)} {_have(arrays.left_over)} no counterpart")
     if arrays.missing:
-        parts.append(
-            f"{listing(arrays.missing)} of the Flax model {_have(arrays.missing)} no counterpart in the original"
-        )
+        parts.append(f"the Flax model's {listing(arrays.missing)} {_have(arrays.missing)} no counterpart")
     if arrays.wrong_shapes:
         parts.append("; ".join(f"{name} is of shape {told}" for name, told in list(arrays.wrong_shapes.items())[:3]))
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"Not in pairs: {'; '.join(parts)}."
 
 
 def _layer(ladder: Ladder, name: str, training: bool) -> Iterator[str]:

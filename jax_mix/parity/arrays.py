@@ -100,7 +100,7 @@ def fits(
     kinds: frozenset[str], arrays: Mapping[str, Any], module: str, leaves: set[str], flax: Mapping[str, Any]
 ) -> bool:
     """Whether a PyTorch module's arrays are a Flax module's, `leaves`, all and in as many numbers each."""
-    taken = set()
+    taken: set[str] = set()
     for leaf, array in arrays.items():
         parts = fitted(kinds, leaf, array, module, flax)
         if parts is None or any(flax[joined(module, p.leaf)].size * len(parts) != array.size for p in parts):
@@ -145,7 +145,7 @@ def in_pairs(
     sources: dict[str, Source] = {}
     left_over: list[str] = []
     wrong: dict[str, str] = {}
-    unused = set(given)
+    unused: set[str | None] = set(given)
 
     def take(name: str, torch_name: str, array: np.ndarray, convert: Convert) -> None:
         converted, shape = np.asarray(convert(array)), flax[name].shape
@@ -161,43 +161,47 @@ def in_pairs(
             name = joined(module, leaf)
             if leaf in TORCH_ONLY:
                 continue
-            pattern, target, convert = _given(name, given)
+            pattern, value = _given(name, given)
             unused.discard(pattern)
-            if module in left_out or (pattern is not None and target is None and convert is None):
+            if module in left_out or (pattern is not None and value is None):
                 continue
-            if target is not None:
-                if target not in flax:
-                    raise ValueError(
-                        f"arrays maps {name!r} to {target!r}, which the Flax model has not: {suggest(target, flax)}"
-                    )
+            if isinstance(value, dict):
                 default = alternatives(kinds, leaf, array.ndim)[0]
-                take(target, name, array, convert or (default[0].convert if len(default) == 1 else np.asarray))
+                plain = default[0].convert if len(default) == 1 else np.asarray
+                for target, convert in value.items():
+                    if target not in flax:
+                        told = suggest(target, flax)
+                        raise ValueError(f"arrays maps {name!r} to {target!r}, which the Flax model has not: {told}")
+                    take(target, name, array, convert or plain)
                 continue
             parts = fitted(kinds, leaf, array, map_[module], flax) if module in map_ else None
             if parts is None:
                 left_over.append(name)
                 continue
             for part in parts:
-                take(joined(map_[module], part.leaf), name, array, convert or part.convert)
+                take(joined(map_[module], part.leaf), name, array, value or part.convert)
     if unused:
         names = [joined(module, leaf) for module, (_, arrays) in modules.items() for leaf in arrays]
-        pattern = sorted(unused)[0]
+        pattern = sorted(map(str, unused))[0]
         raise ValueError(f"arrays has {pattern!r}, which matches no array of the original: {suggest(pattern, names)}")
     missing = [name for name in flax if name not in sources and name not in wrong]
     return Arrays(sources, left_over, missing, wrong)
 
 
-def _given(name: str, given: Mapping[str, Any]) -> tuple[str | None, str | None, Convert | None]:
-    """The pattern of the user's that is for an array of PyTorch, the name it gives in Flax, and its function."""
+def _given(name: str, given: Mapping[str, Any]) -> tuple[str | None, Any]:
+    """The user's pattern that is for an array of PyTorch, and a dict of names and functions, a function or None."""
     for pattern, value in given.items():
         if found := re.fullmatch(pattern, name):
-            target, convert = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
-            if callable(value):
-                target, convert = None, value
-            if not isinstance(target, str | None) or not (convert is None or callable(convert)):
+            if value is None or callable(value):
+                return pattern, value
+            targets = {value: None} if isinstance(value, str) else value
+            if not isinstance(targets, Mapping) or not all(
+                isinstance(target, str) and (convert is None or callable(convert))
+                for target, convert in targets.items()
+            ):
                 raise ValueError(
-                    f"arrays must give {pattern!r} a name of the Flax model's, a function, both as (name, function), "
-                    f"or None, got {shown(value)}."
+                    f"arrays must give {pattern!r} a name of the Flax model's, a function, a dict of names and "
+                    f"functions, or None, got {shown(value)}."
                 )
-            return pattern, found.expand(target) if target is not None else None, convert
-    return None, None, None
+            return pattern, {found.expand(target): convert for target, convert in targets.items()}
+    return None, None

@@ -62,8 +62,9 @@ def compare(
         Flax model's, or to None for those that have none and are not compared. Each sees what the last one made. What
         needs none: the same names but for case, underscores and the `layers` of `nnx.Sequential`; and what can be told
         by its shapes and the order of running.
-      arrays: regular expressions for the full names of the original's arrays to the Flax array's name, or a function of
-        the array (which may only move numbers: it gets gradients too), or (name, function), or None to leave it out.
+      arrays: regular expressions for the full names of the original's arrays to the Flax array's name; or to a function
+        that makes it, which may only move numbers, for it gets gradients too; or to a dict of such names and functions,
+        where it is several here; or to None, where it is not compared.
       weights: "original": the Flax copy gets the original's; "own": the model's own are compared with the original's;
         None: "own" if any of its arrays is the original's already, else "original".
       to_flax: makes of each of the original's arguments, a NumPy array, the Flax model's.
@@ -304,8 +305,8 @@ def _losses(
     y = rng.integers(0, logits.shape[1], n) if y is None else np.asarray(y)
     if not classes or y.shape not in ((n,), logits.shape):
         raise ValueError(
-            f"y must be class numbers [{n}] or targets {list(logits.shape)}, for outputs {[list(a.shape) for a in outputs]}"
-            f", got {list(y.shape)}: else give a loss of your own, loss=(for Flax, for PyTorch)."
+            f"y must be class numbers [{n}] or targets {list(logits.shape)}, got {list(y.shape)} for outputs "
+            f"{[list(a.shape) for a in outputs]}: else give a loss of your own, loss=(for Flax, for PyTorch)."
         )
     y = y.astype(np.float64 if y.ndim == 2 else np.int64)
     cross_entropy = imported().nn.functional.cross_entropy

@@ -96,13 +96,11 @@ class Port:
             )
             return
         for model in self.models.values():
-            for path, variable in nnx.to_flat_state(nnx.state(model)):
+            state = nnx.state(model)
+            for path, variable in nnx.to_flat_state(state):
                 if (name := ".".join(map(str, path))) in arrays:
-                    target: Any = model
-                    for part in path[:-1]:
-                        target = target[part] if isinstance(part, int) else getattr(target, part)
-                    variable = target[path[-1]] if isinstance(path[-1], int) else getattr(target, path[-1])
                     variable.set_value(jnp.asarray(arrays[name]))
+            nnx.update(model, state)
 
     def _model(self, training: bool) -> Any:
         return self.module if self.linen else self.models[training]
@@ -147,7 +145,7 @@ class Port:
         if self.linen:
             params, rest = self.variables["params"], {k: v for k, v in self.variables.items() if k != "params"}
         else:
-            graph, params, rest = nnx.split(self.models[True], nnx.Param, ...)
+            graph, params, rest = nnx.split(self.models[True], nnx.Param, ...)  # type: ignore[misc]
 
         @jax.jit
         def compiled(params: Any, rest: Any, args: Any, y: Any, mix: Any) -> Any:
@@ -164,13 +162,12 @@ class Port:
                 losses = jax_mix.mixed_loss(loss, output, y, mix)
                 return losses.mean(), (output, losses, changed)
 
-            gradients, aux = jax.grad(loss_fn, has_aux=True)(params)
-            return *aux, gradients
+            return jax.grad(loss_fn, has_aux=True)(params)
 
         def step(args: Any, y: Any, draw: Draw) -> Step:
             at = {"layer": jnp.int32(list(places).index(draw.layer)), "layers": tuple(places)} if places else {}
             mix = jax_mix.Mix(lam=jnp.asarray(draw.lam), partner=jnp.asarray(draw.partner), **at) if places else None
-            output, losses, changed, gradients = compiled(params, rest, args, y, mix)
+            gradients, (output, losses, changed) = compiled(params, rest, args, y, mix)
             if self.linen:
                 by_name = {joined(*path): np.asarray(a) for path, a in _flat(gradients)}
                 statistics = {joined(*path[1:]): np.asarray(a) for path, a in _flat(changed)}
@@ -191,7 +188,8 @@ def _in_float64_throughout(module: Any) -> None:
 
 def _attention(*args: Any, module: Any = None, **kwargs: Any) -> Any:
     """Flax's attention, whose softmax is in float32 where it has no module to note its weights in."""
-    return nnx.dot_product_attention(*args, module=module or False, **kwargs)  # type: ignore[arg-type]
+    kwargs["module"] = module or False
+    return nnx.dot_product_attention(*args, **kwargs)
 
 
 def _in_float64(leaf: Any) -> Any:

@@ -47,7 +47,7 @@ def propose(
     units = _units(arrays, attention)
     known = list(dict.fromkeys(["", *modules, *units]))
     units = {name: units[name] for name in known if name in units}
-    renamed, ruled = _renamed(theirs, rules)
+    renamed, ruled = _renamed(theirs, rules, known)
     found: dict[str, str] = {"": ""}
     left_out = {name for name, new in renamed.items() if new is None}
     rest = [name for name in theirs if name and name not in left_out]
@@ -74,10 +74,6 @@ def propose(
         parent, _, last = name.rpartition(".")
         if name not in found and parent in found and joined(found[parent], last) in free():
             pair(name, joined(found[parent], last))
-    for name in rest:
-        if name in ruled and theirs[name].arrays and name not in found:
-            new = str(renamed[name])
-            raise ValueError(f"names maps {name!r} to {new!r}, which the Flax model has not: {suggest(new, known[1:])}")
     return Map({name: found[name] for name in theirs if name in found}, by_order, left_out, unsure)
 
 
@@ -95,11 +91,13 @@ def _units(arrays: Mapping[str, Any], attention: bool) -> dict[str, set[str]]:
     return dict(units)
 
 
-def _renamed(theirs: Mapping[str, Module], rules: Mapping[str, str | None]) -> tuple[dict[str, str | None], set[str]]:
+def _renamed(
+    theirs: Mapping[str, Module], rules: Mapping[str, str | None], known: list[str]
+) -> tuple[dict[str, str | None], set[str]]:
     """Every module's name by the rules, None if it is left out; and those that a rule has changed."""
     attentions = {f"{name}.out_proj": f"{name}.out" for name in theirs if "MultiheadAttention" in theirs[name].kinds}
     renamed: dict[str, str | None] = {name: attentions.get(name, name) for name in theirs}
-    used = set()
+    used, ends = set(), set()  # rules, and modules whose own name is by a rule, not that of what they are in
     for pattern, new in rules.items():
         if not isinstance(new, str | None):
             raise ValueError(f"names must give {pattern!r} a name of the Flax model's or None, got {shown(new)}.")
@@ -108,14 +106,20 @@ def _renamed(theirs: Mapping[str, Module], rules: Mapping[str, str | None]) -> t
         except re.error as error:
             raise ValueError(f"names has {pattern!r}, which is no regular expression ({error}).") from error
         for name, now in renamed.items():
-            if now and whole.search(now):
+            if now and (found := list(whole.finditer(now))):
                 used.add(pattern)
+                ends |= {name} if found[-1].end() == len(now) else set()
                 renamed[name] = None if new is None else whole.sub(new, now).strip(".")
     for pattern in rules:
         if pattern not in used:
-            raise ValueError(
-                f"names has {pattern!r}, which matches no module of the original: {suggest(pattern, theirs)}"
-            )
+            told = suggest(pattern, [name for name in theirs if name])
+            raise ValueError(f"names has {pattern!r}, which matches no module of the original: {told}")
+    for name in theirs:
+        target = renamed[name]
+        with_arrays = any(theirs[other].arrays for other in theirs if other == name or under(other, name))
+        if target and name in ends and with_arrays and not any(o == target or under(o, target) for o in known):
+            told = suggest(target, known[1:])
+            raise ValueError(f"names maps {name!r} to {target!r}, which the Flax model has not: {told}")
     ruled = {name for name, new in renamed.items() if new not in (None, attentions.get(name, name))}
     return renamed, ruled
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def _number(error: float) -> str:
     return "0" if error == 0 else f"{error:.1e}" if math.isfinite(error) else "-"
 
 
-def _columns(lines: list[tuple[str, ...]]) -> str:
+def _columns(lines: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rows.insert(1, "  ".join("-" * width for width in widths if width))

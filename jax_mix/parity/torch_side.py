@@ -15,7 +15,6 @@ from jax_mix.parity.flax_side import rates
 from jax_mix.parity.names import Module
 from jax_mix.parity.records import Axes, Draw, Look, Seen, Step
 
-
 _Hook = Callable[..., Any]
 
 
@@ -121,8 +120,6 @@ class Original:
             losses.mean().backward()
             slopes = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.model.named_parameters()}
             gradients = {name: slope.numpy().copy() for name, slope in slopes.items()}
-                n: (p.grad if p.grad is not None else torch.zeros_like(p)).numpy().copy() for n, p in parameters.items()
-            }
             statistics = {n: b.detach().numpy().copy() for n, b in self.model.named_buffers() if b.is_floating_point()}
             for name, sizes in counts.items():
                 self._as_flax_keeps_it(f"{name}.running_var", self.modules[name], sizes, buffers, statistics)

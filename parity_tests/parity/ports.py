@@ -1,9 +1,10 @@
-"""Two small networks of PyTorch and their ports to Flax, as a user may write them; a port can have one mistake in it."""
+"""Small networks of PyTorch and their ports to Flax, as a user may write them; a port can have one mistake in it."""
 
+import jax
 import jax.numpy as jnp
 import torch
 import torch.nn.functional as F
-from flax import nnx
+from flax import linen, nnx
 from torch import nn
 
 CLASSES = 5
@@ -50,6 +51,7 @@ class Block(nnx.Module):
     def __call__(self, x):
         h = nnx.relu(self.bn1(self.conv1(x)))
         h = self.bn2(self.conv2(h))
+        x = jax.lax.stop_gradient(x) if self.bug == "gradient stopped" else x
         return x + nnx.relu(h) if self.bug == "ReLU before the sum" else nnx.relu(x + h)
 
 
@@ -132,10 +134,7 @@ class Layer(nnx.Module):
         self.bug = bug
 
     def __call__(self, x):
-        if self.bug == "norm after":
-            x = self.norm1(x + self.attn(x))
-        else:
-            x = x + self.attn(self.norm1(x))
+        x = self.norm1(x + self.attn(x)) if self.bug == "norm after" else x + self.attn(self.norm1(x))
         return x + self.fc2(nnx.gelu(self.fc1(self.norm2(x)), approximate=self.bug == "GELU"))
 
 
@@ -158,6 +157,64 @@ class Transformer(nnx.Module):
         for layer in self.encoder:
             x = layer(x)
         return self.head(self.norm(x)[:, 0])
+
+
+class TorchOthers(nn.Module):
+    """For tokens [batch, 6]: what the other two have not. It puts out a sequence of vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 8)
+        self.qkv = nn.Linear(8, 24)
+        self.conv = nn.Conv1d(8, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.act = nn.PReLU()
+        self.up = nn.ConvTranspose1d(4, 3, 2, stride=2)
+
+    def forward(self, tokens):
+        q, k, v = self.qkv(self.embed(tokens)).chunk(3, -1)
+        h = self.act(self.norm(self.conv((torch.tanh(q * k) + v).transpose(1, 2))))
+        return self.up(h)
+
+
+class Others(nnx.Module):
+    """The port: what is one layer there is three here."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(7, 8, rngs=rngs)
+        self.q, self.k, self.v = (nnx.Linear(8, 8, rngs=rngs) for _ in range(3))
+        self.conv = nnx.Conv(8, 4, (3,), padding=(1,), rngs=rngs)
+        self.norm = nnx.GroupNorm(4, num_groups=2, epsilon=1e-5, rngs=rngs)
+        self.act = nnx.PReLU()
+        self.up = nnx.ConvTranspose(4, 3, (2,), strides=(2,), padding="VALID", rngs=rngs)
+
+    def __call__(self, tokens):
+        x = self.embed(tokens)
+        h = self.conv(jnp.tanh(self.q(x) * self.k(x)) + self.v(x))
+        return self.up(self.act(self.norm(h)))
+
+
+class LinenNet(linen.Module):
+    """The port of `TorchNet` to Linen."""
+
+    epsilon: float = 1e-5
+
+    @linen.compact
+    def __call__(self, x, train=False):
+        x = linen.Conv(4, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))(x)
+        x = linen.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=self.epsilon)(x)
+        return linen.Dense(CLASSES)(linen.relu(x).mean((1, 2)))
+
+
+class TorchNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, 2, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)))
 
 
 # The user's map of the transformer; the convolutional network needs none.
