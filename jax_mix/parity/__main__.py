@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import linen, nnx
 
@@ -111,5 +110,4 @@ def _flax(named: Any) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # float64 is slow elsewhere, or missing
     sys.exit(main())

@@ -36,23 +36,25 @@ def told(ladder: Ladder) -> tuple[str, str]:
     rest = [row for row in wrong if row.rung not in ("arrays", "weights")]
     if not rest:
         return "", " ".join([*first, "What was computed is equal all the same." if first else ""]).strip()
-    row = rest[0]
-    same = rest if row.rung != "gradients" else rest[::-1]
+    row, module = rest[0], ""
     if row.rung == "gradients":
-        # Backwards: the nearest to the loss is where it begins.
-        order = [name for name, _ in ladder.looks[True][0].layers.items()]
-        within = [r for r in same if r.rung == "gradients"]
-        row = max(within, key=lambda r: order.index(m) if (m := r.what.rpartition(".")[0]) in order else -1)
+        order = list(
+            ladder.looks[True][0].layers
+        )  # gradients run backwards: the last of these that differs is the first
+        within = {r: r.what.rpartition(".")[0] for r in rest if r.rung == "gradients"}
+        row = max(within, key=lambda r: order.index(within[r]) if within[r] in order else -1)
+        module = within[row]
         told = f"All outputs are equal, the gradients are not: nearest to the loss it is that of {row.what}"
-    elif row.rung.startswith("statistics"):
+    elif row.rung == "statistics after a step":
+        module = row.what.rpartition(".")[0]
         told = f"Outputs, losses and gradients are equal; after a step {row.what} differs"
-    elif row.rung.startswith("mixed"):
+    elif row.rung == "mixed at each layer":
+        module = row.what if row.what != "input" else ""
         told = f"Without mixing all is equal; mixed at {row.what} ({row.note}) it differs"
     else:
         told = f"Every layer is equal; {row.what} of a step of training differ"
-    module = row.what.rpartition(".")[0]
     size = f"largest error {row.error:.1e}" if np.isfinite(row.error) else row.note
-    return module if "." in row.what else "", " ".join([*first, f"{told}: {size}.", *_hint(_settings(ladder, module))])
+    return module, " ".join([*first, f"{told}: {size}.", *_hint(_settings(ladder, module))])
 
 
 def _where_from(ladder: Ladder, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from jax_mix.parity.records import Axes, Draw, Look, Loss, Step
 from jax_mix.parity.report import Report, Row
 from jax_mix.parity.torch_side import Original, imported
 
+_ROUNDED = 1e-6  # weights that were only rounded, to float32, are the original's
 MODES = {False: "layers in evaluation", True: "layers in training"}
 
 
@@ -158,16 +160,14 @@ class Ladder:
         self.own, self.values = own, values
         errors = {name: relative_error(own[name], value) for name, value in values.items()}
         telling = [name for name, value in values.items() if np.ptp(value) > 0]
-        alike = [name for name in telling if errors[name] <= self.tolerance]
-        if weights == "own" or (weights is None and alike):
-            self.rows += [
-                Row("weights", name, error, error <= self.tolerance, f"the original's {sources[name].name}")
-                for name, error in errors.items()
-            ]
-            self.notes.append("The Flax model's own weights were compared.")
+        if weights == "own" or (weights is None and any(errors[name] <= _ROUNDED for name in telling)):
+            for name, error in errors.items():
+                self.rows.append(Row("weights", name, error, error <= _ROUNDED, f"the original's {sources[name].name}"))
+            self.notes.append("The Flax model's own weights were compared, and used where they are not the original's.")
+            values = {name: value for name, value in values.items() if errors[name] <= _ROUNDED}  # in all their digits
         else:
-            self.port.set(values)
             self.notes.append("The weights are the original's: those of the Flax model were others.")
+        self.port.set(values)
         self._rates()
 
     def _rates(self) -> None:
@@ -274,7 +274,10 @@ class Ladder:
                 yield row("statistics after a step", name, relative_error(ours.statistics[name], statistic))
 
     def report(self) -> Report:
-        if any("running_var" in name for name in self.theirs.arrays()):
+        rungs = {row.rung for row in self.rows}
+        if any(not row.ok for row in self.rows if row.rung in MODES.values()):
+            self.notes.append("What comes after is left out: it would differ for the same reason.")
+        if "statistics after a step" in rungs:
             self.notes.append(
                 "PyTorch's running variances are the unbiased ones, Flax's are not: compared is what Flax would keep."
             )
@@ -330,7 +333,9 @@ def _weighed(outputs: list[np.ndarray], axes: Axes, n: int) -> tuple[Loss, Loss]
         return sum((a * w).reshape(n, -1).mean(1) for a, w in zip(jax.tree.leaves(output), y, strict=True))
 
     def theirs(output: Any, y: Any) -> Any:
-        leaves = [output] if torch.is_tensor(output) else list(output.values() if isinstance(output, dict) else output)
+        if isinstance(output, Mapping):
+            output = [output[key] for key in sorted(output)]
+        leaves = [output] if torch.is_tensor(output) else output
         arranged = [a.permute(axes) if a.ndim == len(axes) else a for a in leaves]
         return sum((a.reshape(w.shape) * w).reshape(n, -1).mean(1) for a, w in zip(arranged, y, strict=True))
 
@@ -355,8 +360,13 @@ def _channels_last(x: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _precision() -> Iterator[None]:
-    """Float64, wherever it is asked for."""
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.default_matmul_precision("highest"):
+    """Float64, on the CPU, which has it."""
+    cpu = jax.default_device(jax.local_devices(backend="cpu")[0])
+    x64, promoting, precise = jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), "highest"
+    with cpu, x64, promoting, jax.default_matmul_precision(precise), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*is called more than once"
+        )  # both sides are mixed at the first call
         yield
 
 

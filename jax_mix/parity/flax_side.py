@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -130,9 +129,7 @@ class Port:
             if again and "rngs" in kwargs:
                 kwargs["rngs"] = {name: jax.random.key(1) for name in kwargs["rngs"]}
             layers.clear()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*called again.*")
-                y = self._apart(run(self._call(model, args, kwargs), hook, None), training)
+            y = self._apart(run(self._call(model, args, kwargs), hook, None), training)
         return Look(_arrays(y), layers)
 
     def layers(self, args: Sequence[Any]) -> tuple[Layer, ...]:
@@ -197,7 +194,11 @@ def _in_float64(leaf: Any) -> Any:
         key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         leaf = jax.random.key(0) if key else jnp.zeros(leaf.shape, leaf.dtype)
     dtype = getattr(leaf, "dtype", None)
-    return jnp.asarray(leaf, jnp.float64) if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else leaf
+    return (
+        jnp.asarray(np.asarray(leaf), jnp.float64)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        else leaf
+    )
 
 
 def _named(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:

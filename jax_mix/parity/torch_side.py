@@ -37,7 +37,7 @@ class Original:
             raise TypeError(f"original must be a torch.nn.Module, got {shown(model)}.")
         self.model = copy.deepcopy(model).cpu().double()
         for parameter in self.model.parameters():
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter.is_floating_point())  # those that the user has frozen too
         self.modules = {name: module for name, module in self.model.named_modules()}
         self.rates = rates(iter(self.modules.items()))
 
@@ -175,7 +175,7 @@ class Original:
         if self.torch.is_tensor(value):
             return [value.detach().numpy().copy()]
         if isinstance(value, Mapping):
-            value = list(value.values())
+            value = [value[key] for key in sorted(value)]  # the order in which JAX takes them
         return [a for part in value for a in self._arrays(part)] if isinstance(value, (list, tuple)) else []
 
 

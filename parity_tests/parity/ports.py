@@ -174,7 +174,7 @@ class TorchOthers(nn.Module):
     def forward(self, tokens):
         q, k, v = self.qkv(self.embed(tokens)).chunk(3, -1)
         h = self.act(self.norm(self.conv((torch.tanh(q * k) + v).transpose(1, 2))))
-        return self.up(h)
+        return self.up(self.act(h))
 
 
 class Others(nnx.Module):
@@ -191,7 +191,7 @@ class Others(nnx.Module):
     def __call__(self, tokens):
         x = self.embed(tokens)
         h = self.conv(jnp.tanh(self.q(x) * self.k(x)) + self.v(x))
-        return self.up(self.act(self.norm(h)))
+        return self.up(self.act(self.act(self.norm(h))))
 
 
 class LinenNet(linen.Module):
