@@ -236,6 +236,24 @@ FAULTS = [Fault(*fault) for fault in (
     ("recipes.py", 'per=per, box="inside"), p)', 'per=per, box="paper"), p)', "parity/test_recipes_kornia.py::test_draws_are_distributed_as_kornias"),
     ("recipes.py", 'box="keras", correct_lam=False', 'box="keras", correct_lam=True', "parity/test_recipes_keras.py::test_kerass_draws_make_kerass_cutmix"),
     ("recipes.py", "return MixUp(alpha, fold=False)", "return MixUp(alpha)", "parity/test_recipes_keras.py::test_draws_are_distributed_as_kerass"),
+    # A user's own port beside its original.
+    ("parity/torch_side.py", "(1 - weight) * x[partner]", "(1 - weight) * x", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/torch_side.py", "(sizes[0] - 1) / sizes[0]", "1.0", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/torch_side.py", "return [value.detach().numpy().copy()]", "return [value.detach().numpy()]", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/torch_side.py", "copy.deepcopy(model).cpu()", "model.cpu()", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/flax_side.py", "module.dtype = jnp.float64", "pass", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/flax_side.py", "module.attention_fn = _attention", "pass", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/flax_side.py", "rates(_named(self.models[True]), off=True)", "rates(_named(self.models[True]), off=False)", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/arrays.py", "np.flip(array, tuple(range(2, array.ndim))).transpose", "array.transpose", "parity/test_your_port.py::test_other_layers_and_a_map_of_arrays"),
+    ("parity/arrays.py", "ends <= others or others <= ends", "True", "parity/test_your_port.py::test_what_shapes_and_order_do_not_tell_is_left_over"),
+    ("parity/names.py", "len(alike) == len(others)", "len(alike) <= len(others)", "parity/test_your_port.py::test_what_shapes_and_order_do_not_tell_is_left_over"),
+    ("parity/differences.py", "yield (0, *range(2, rank), 1)", "yield (0, *range(1, rank))", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/differences.py", "best._replace(note=REORDERED)", "best", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/comparing.py", "weights is None and any(", "weights is None and all(", "parity/test_your_port.py::test_a_mistake_in_the_users_own_conversion_is_found"),
+    ("parity/comparing.py", "if ladder.layers_equal(False, their_look) and ladder.layers_equal(True)", "if ladder.layers_equal(True) and ladder.layers_equal(False, their_look)", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/apart.py", "row = max(within", "row = min(within", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/hints.py", "None if value is None else 1 - value", "value", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/__main__.py", "return int(not report)", "return 0", "parity/test_your_port.py::test_the_command"),
 )]  # fmt: skip
 
 

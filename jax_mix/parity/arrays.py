@@ -150,9 +150,7 @@ def in_pairs(
     def take(name: str, torch_name: str, array: np.ndarray, convert: Convert) -> None:
         converted, shape = np.asarray(convert(array)), flax[name].shape
         if not same_but_for_splits(converted.shape, shape):
-            wrong[name] = (
-                f"{list(shape)}, and {list(converted.shape)} of the original's {torch_name} {list(array.shape)}"
-            )
+            wrong[name] = f"{list(shape)}, that of the original's {torch_name} would be {list(converted.shape)}"
         else:
             sources[name] = Source(torch_name, lambda array: convert(array).reshape(shape))
 

@@ -208,7 +208,7 @@ class Ladder:
         n = len(self.args[0])
         rng = np.random.default_rng(seed)
         losses, y = _losses(outputs, self.axes[""], y, loss, n, rng)
-        places = self._places(n, layers)
+        places = self._places(layers)
         step = self.port.stepper(tuple(places), losses[0])
         pairs = {other: name for name, other in self.map.modules.items()}
         partner = np.roll(np.arange(n), 1)
@@ -230,15 +230,15 @@ class Ladder:
             note = f"{worst.rung}: {worst.what}"
             self.rows.append(Row("mixed at each layer", place, worst.error, all(r.ok for r in rows), note))
 
-    def _places(self, n: int, layers: Sequence[str] | None) -> list[str]:
+    def _places(self, layers: Sequence[str] | None) -> list[str]:
         """Where both sides can be mixed."""
         pairs = {other: name for name, other in self.map.modules.items()}
-        ran = self.looks[True][1].layers
+        seen, ran = (look.layers for look in self.looks[True])
         both = [
             layer.name
             for layer in self.layers
-            if layer.batch and not layer.looped and layer.name == layer.path
-            if pairs.get(layer.name) in ran and layer.name in self.axes
+            if layer.batch and not layer.looped and layer.name in self.axes
+            if layer.name in seen and len(seen[layer.name].outputs) == 1 and pairs.get(layer.name) in ran
         ]
         places = ["input"] * (self.args[0].dtype.kind == "f") + both
         if layers is None:

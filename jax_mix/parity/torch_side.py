@@ -95,7 +95,12 @@ class Original:
             called.append(module)
             if len(called) > 1:
                 return None
-            return (blend(output[0]), *output[1:]) if isinstance(output, tuple) else blend(output)
+            if isinstance(output, tuple):
+                return (blend(output[0]), *output[1:])  # the rest, such as attention weights, the Flax layer has not
+            if not torch.is_tensor(output):
+                told = f"the original's {draw.layer!r} puts out a {type(output).__name__}, where it cannot be mixed"
+                raise TypeError(f"{told}: leave it out of layers.")
+            return blend(output)
 
         counts: dict[str, list[int]] = {}
 
@@ -140,7 +145,7 @@ class Original:
         torch = self.torch
         self.model.train(training)
         buffers = {name: value.clone() for name, value in self.model.named_buffers()}
-        with self._without_fast_paths(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if training:
                 rates(iter(self.modules.items()), off=True)
@@ -148,19 +153,6 @@ class Original:
         with torch.no_grad():
             for name, value in self.model.named_buffers():
                 value.copy_(buffers[name])
-
-    @contextlib.contextmanager
-    def _without_fast_paths(self) -> Iterator[None]:
-        """A fast path runs a transformer's layer as one: nothing in it is called."""
-        mha = getattr(self.torch.backends, "mha", None)
-        before = mha.get_fastpath_enabled() if mha else False
-        if mha:
-            mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            if mha:
-                mha.set_fastpath_enabled(before)
 
     def _tensors(self, args: Sequence[np.ndarray]) -> list[Any]:
         return [self.torch.tensor(a) for a in args]

@@ -64,7 +64,7 @@ class ConvNet(nnx.Module):
         self.stem = nnx.Sequential(conv, nnx.BatchNorm(width, momentum=0.9, rngs=rngs), nnx.relu)
         self.blocks = nnx.List([Block(width, rngs=rngs), Block(width, bug=bug, rngs=rngs)])
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.fc = nnx.Linear(width * 4, CLASSES, rngs=rngs)
+        self.fc = nnx.Linear(width * 4, CLASSES, dtype=jnp.float32, rngs=rngs)  # the copy is in float64 all the same
         self.bug = bug
 
     def __call__(self, image):

@@ -14,6 +14,8 @@ from flax import nnx
 
 from jax_mix import parity
 from jax_mix.parity.__main__ import main
+from jax_mix.parity.arrays import in_pairs
+from jax_mix.parity.names import Module, propose
 from jax_mix.training import models
 from parity_tests.parity import ports
 from parity_tests.parity.ports import ConvNet, TorchConvNet, TorchTransformer, Transformer
@@ -148,6 +150,28 @@ def test_other_layers_and_a_map_of_arrays():
     report = parity.compare(model, original, tokens, arrays=arrays)
     assert report, report
     assert "up" in [row.what for row in report.rows if row.rung == "mixed at each layer"]
+
+
+def test_what_shapes_and_order_do_not_tell_is_left_over():
+    def linear(*shape):
+        return Module(frozenset({"Linear"}), {"weight": np.zeros(shape)})
+
+    theirs = {"a": linear(3, 4), "b": linear(3, 4), "c": linear(5, 6), "d": linear(7, 8), "": Module(frozenset(), {})}
+    shapes = {"one": (4, 3), "two": (4, 3), "three": (4, 3), "four": (6, 5), "d": (7, 8)}
+    flax = {f"{name}.kernel": np.zeros(shape) for name, shape in shapes.items()}
+    found = propose(theirs, list(shapes), flax, {})
+    assert found.modules == {"c": "four", "d": "d", "": ""}
+    assert found.by_order == ["c"]
+    assert found.unsure == {"a": ["one", "two", "three"], "b": ["one", "two", "three"]}
+    arrays = in_pairs(theirs, found.modules, flax, {}, found.left_out)
+    assert list(arrays.sources) == ["four.kernel"]
+    assert arrays.left_over == ["a.weight", "b.weight"]
+    assert arrays.missing == ["one.kernel", "two.kernel", "three.kernel"]
+    assert arrays.wrong_shapes == {"d.kernel": "[7, 8], that of the original's d.weight would be [8, 7]"}
+    # With as many on both sides the order of running says which is which; a name says more than the order.
+    del flax["three.kernel"]
+    assert propose(theirs, list(shapes), flax, {}).modules == {"a": "one", "b": "two", "c": "four", "d": "d", "": ""}
+    assert propose(theirs, list(shapes), flax, {"b": "one"}).modules["a"] == "two"
 
 
 def test_a_port_to_linen():
