@@ -241,7 +241,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("parity/torch_side.py", "(sizes[0] - 1) / sizes[0]", "1.0", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
     ("parity/torch_side.py", "return [value.detach().numpy().copy()]", "return [value.detach().numpy()]", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
     ("parity/torch_side.py", "copy.deepcopy(model).cpu()", "model.cpu()", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
-    ("parity/flax_side.py", "module.dtype = jnp.float64", "pass", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/flax_side.py", "setattr(module, name, jnp.float64)", "pass", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
     ("parity/flax_side.py", "module.attention_fn = _attention", "pass", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
     ("parity/flax_side.py", "rates(_named(self.models[True]), off=True)", "rates(_named(self.models[True]), off=False)", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
     ("parity/arrays.py", "np.flip(array, tuple(range(2, array.ndim))).transpose", "array.transpose", "parity/test_your_port.py::test_other_layers_and_a_map_of_arrays"),

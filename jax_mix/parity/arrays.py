@@ -38,6 +38,7 @@ class Arrays(NamedTuple):
     left_over: list[str]  # arrays of PyTorch without an array of Flax
     missing: list[str]  # arrays of Flax without a source
     wrong_shapes: dict[str, str]  # by the names of the Flax arrays: what the shapes are
+    by_shape: list[str]  # names in PyTorch of those that have another name here and were told by their shape
 
 
 TORCH_ONLY = ("num_batches_tracked",)
@@ -107,6 +108,18 @@ def fits(
             return False
         taken.update(part.leaf for part in parts)
     return taken == leaves
+
+
+def compiled(argument: str, pattern: Any, *, before: str = "", after: str = "") -> re.Pattern[str]:
+    """A user's regular expression.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        return re.compile(f"{before}(?:{pattern}){after}")
+    except re.error as error:
+        raise ValueError(f"{argument} has {pattern!r}, which is no regular expression ({error}).") from error
 
 
 def same_but_for_splits(shape: Sequence[int], other: Sequence[int]) -> bool:
@@ -183,13 +196,27 @@ def in_pairs(
         pattern = sorted(map(str, unused))[0]
         raise ValueError(f"arrays has {pattern!r}, which matches no array of the original: {suggest(pattern, names)}")
     missing = [name for name in flax if name not in sources and name not in wrong]
-    return Arrays(sources, left_over, missing, wrong)
+    by_shape = []
+    for module, (_, arrays) in modules.items():
+        # A network's own parameters, such as a class token: if one alone of that shape is left on each side.
+        theirs: dict[tuple[int, ...], list[str]] = {array.shape: [] for array in arrays.values()}
+        for leaf, array in arrays.items():
+            if joined(module, leaf) in left_over and leaf not in ("weight", "bias") and module in map_:
+                theirs[array.shape].append(joined(module, leaf))
+        for shape, names in theirs.items():
+            ours = [n for n in missing if n.rpartition(".")[0] == map_.get(module) and flax[n].shape == shape]
+            if len(names) == 1 == len(ours):
+                sources[ours[0]] = Source(names[0], np.asarray)
+                left_over.remove(names[0])
+                missing.remove(ours[0])
+                by_shape.append(names[0])
+    return Arrays(sources, left_over, missing, wrong, by_shape)
 
 
 def _given(name: str, given: Mapping[str, Any]) -> tuple[str | None, Any]:
     """The user's pattern that is for an array of PyTorch, and a dict of names and functions, a function or None."""
     for pattern, value in given.items():
-        if found := re.fullmatch(pattern, name):
+        if found := compiled("arrays", pattern).fullmatch(name):
             if value is None or callable(value):
                 return pattern, value
             targets = {value: None} if isinstance(value, str) else value

@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen, nnx
 
 from jax_mix._checks import check_number, shown, suggest
+from jax_mix._layers import listing
 from jax_mix._paths import glob
 from jax_mix.parity import apart
 from jax_mix.parity.arrays import Arrays, in_pairs
@@ -98,6 +99,10 @@ def compare(
     if weights not in (None, "own", "original"):
         raise ValueError(f"weights must be 'own', 'original' or None, got {shown(weights)}.")
     check_number("tolerance", tolerance, 0, 1)
+    given = {"names": names, "arrays": arrays, "evaluation": evaluation, "training": training}
+    for argument, value in given.items():
+        if not isinstance(value, Mapping | None):
+            raise TypeError(f"{argument} must be a dict or None, got {shown(value)}.")
     if loss is not None and not (isinstance(loss, tuple) and len(loss) == 2 and all(map(callable, loss))):
         raise ValueError(f"loss must be two functions, (for Flax, for PyTorch), got {shown(loss)}.")
     args = _arguments(x)
@@ -151,10 +156,15 @@ class Ladder:
             self.rows.append(Row(rung, name, np.inf, False, f"an array of the original; {told}"))
         self.rows += [Row(rung, n, np.inf, False, "no counterpart in the original") for n in self.arrays.missing]
         self.rows += [Row(rung, n, np.inf, False, f"of shape {told}") for n, told in self.arrays.wrong_shapes.items()]
-        if self.map.by_order:
-            pairs = ", ".join(f"{name} -> {self.map.modules[name]}" for name in self.map.by_order[:8])
-            more = f" and {len(self.map.by_order) - 8} more" if len(self.map.by_order) > 8 else ""
-            self.notes.append(f"Paired by shapes and the order of running alone: {pairs}{more}.")
+        if left_out := [name for name in self.map.left_out if listed[name].arrays]:
+            self.notes.append(f"Left out, as asked for: {listing(sorted(left_out))}.")
+        guessed = [
+            f"{source.name} -> {name}" for name, source in sources.items() if source.name in self.arrays.by_shape
+        ]
+        guessed += [f"{name} -> {self.map.modules[name]}" for name in self.map.by_order]
+        if guessed:
+            pairs = listing(guessed, limit=8)
+            self.notes.append(f"Paired by shapes and the order of running alone: {pairs}.")
         originals = self.theirs.arrays()
         values = {name: source.convert(originals[source.name]) for name, source in sources.items()}
         self.own, self.values = own, values
@@ -173,9 +183,10 @@ class Ladder:
     def _rates(self) -> None:
         here, there = self.port.rates, self.theirs.rates
         if here or there:
+            rates = sorted(there.values()), sorted(here.values())
             self.notes.append(
-                f"Dropout was set to 0 for training: its rates are {sorted(there.values())} in the original, "
-                f"{sorted(here.values())} here."
+                f"Dropout was set to 0 for training: its rates are {rates[0]} in the original, {rates[1]} here"
+                + (", which are others: see that it drops the same." if rates[0] != rates[1] else ".")
             )
 
     def layers_equal(self, training: bool, theirs: Look | None = None) -> bool:

@@ -177,8 +177,9 @@ class Port:
 
 def _in_float64_throughout(module: Any) -> None:
     """Let a module of the copy compute in float64 where it has been told another type, or takes one by itself."""
-    if getattr(module, "dtype", None) is not None and jnp.issubdtype(module.dtype, jnp.floating):
-        module.dtype = jnp.float64
+    for name in ("dtype", "param_dtype"):  # a recurrent cell makes its state of the latter
+        if getattr(module, name, None) is not None and jnp.issubdtype(getattr(module, name), jnp.floating):
+            setattr(module, name, jnp.float64)
     if getattr(module, "attention_fn", None) is nnx.dot_product_attention:
         module.attention_fn = _attention
 

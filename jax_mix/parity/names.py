@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jax_mix._checks import shown, suggest
 from jax_mix._paths import under
-from jax_mix.parity.arrays import fits, joined
+from jax_mix.parity.arrays import compiled, fits, joined
 
 
 class Module(NamedTuple):
@@ -101,10 +101,7 @@ def _renamed(
     for pattern, new in rules.items():
         if not isinstance(new, str | None):
             raise ValueError(f"names must give {pattern!r} a name of the Flax model's or None, got {shown(new)}.")
-        try:
-            whole = re.compile(rf"(?<![^.])(?:{pattern})(?![^.])")
-        except re.error as error:
-            raise ValueError(f"names has {pattern!r}, which is no regular expression ({error}).") from error
+        whole = compiled("names", pattern, before=r"(?<![^.])", after=r"(?![^.])")
         for name, now in renamed.items():
             if now and (found := list(whole.finditer(now))):
                 used.add(pattern)

@@ -64,9 +64,7 @@ class Report:
             worst = max(rows, key=lambda row: row.error)
             error = "" if math.isnan(worst.error) else _number(worst.error)
             at = worst.what if worst.error > 0 else ""
-            lines.append(
-                (rung, str(len(rows)), error, at, f"NO, {wrong} differ" if wrong > 1 else "NO" if wrong else "yes")
-            )
+            lines.append((rung, str(len(rows)), error, at, f"NO: {wrong} of them" if wrong else "yes"))
         return _columns(lines)
 
     @property

@@ -145,6 +145,7 @@ def test_other_layers_and_a_map_of_arrays():
     report = parity.compare(model, original, tokens, names={"qkv": None}, layers=())
     assert not report
     assert "the Flax model's k.bias, k.kernel and 4 more have no counterpart" in report.apart
+    assert "Left out, as asked for: qkv." in report.notes
     arrays = {"qkv.weight": {f"{n}.kernel": third(k) for k, n in enumerate("qkv")}}
     arrays["qkv.bias"] = {f"{n}.bias": third(k) for k, n in enumerate("qkv")}
     report = parity.compare(model, original, tokens, arrays=arrays)
@@ -168,6 +169,15 @@ def test_what_shapes_and_order_do_not_tell_is_left_over():
     assert arrays.left_over == ["a.weight", "b.weight"]
     assert arrays.missing == ["one.kernel", "two.kernel", "three.kernel"]
     assert arrays.wrong_shapes == {"d.kernel": "[7, 8], that of the original's d.weight would be [8, 7]"}
+    # A parameter of a module's own may be called otherwise.
+    own = {"": Module(frozenset(), {"cls_token": np.zeros((1, 1, 4)), "pos_embed": np.zeros((1, 9, 4))})}
+    arrays = in_pairs(own, {"": ""}, {"position": np.zeros((1, 9, 4)), "token": np.zeros((1, 1, 4))}, {}, set())
+    assert {name: source.name for name, source in arrays.sources.items()} == {
+        "position": "pos_embed",
+        "token": "cls_token",
+    }
+    assert arrays.by_shape == ["cls_token", "pos_embed"]
+    assert not arrays.missing + arrays.left_over
     # With as many on both sides the order of running says which is which; a name says more than the order.
     del flax["three.kernel"]
     assert propose(theirs, list(shapes), flax, {}).modules == {"a": "one", "b": "two", "c": "four", "d": "d", "": ""}
