@@ -11,7 +11,7 @@ import numpy as np
 from jax_mix._layers import listing
 from jax_mix._paths import under
 from jax_mix.parity import hints
-from jax_mix.parity.differences import REORDERED, difference, relative_error
+from jax_mix.parity.differences import REORDERED, ROUNDED, difference, relative_error
 
 if TYPE_CHECKING:
     from jax_mix.parity.comparing import Ladder
@@ -38,9 +38,7 @@ def told(ladder: Ladder) -> tuple[str, str]:
         return "", " ".join([*first, "What was computed is equal all the same." if first else ""]).strip()
     row, module = rest[0], ""
     if row.rung == "gradients":
-        order = list(
-            ladder.looks[True][0].layers
-        )  # gradients run backwards: the last of these that differs is the first
+        order = list(ladder.looks[True][0].layers)  # gradients run backwards, and the last of these comes first
         within = {r: r.what.rpartition(".")[0] for r in rest if r.rung == "gradients"}
         row = max(within, key=lambda r: order.index(within[r]) if within[r] in order else -1)
         module = within[row]
@@ -61,11 +59,11 @@ def _where_from(ladder: Ladder, name: str) -> str:
     """Of an array of the model's own that is not the original's: what it is instead."""
     own = ladder.own[name]
     for other, value in ladder.values.items():
-        if value.shape == own.shape and other != name and relative_error(own, value) <= ladder.tolerance:
+        if value.shape == own.shape and other != name and relative_error(own, value) <= ROUNDED:
             return f"{name} is what {other} should be."
         for axes in itertools.permutations(range(own.ndim)) if other == name else ():
             turned = value.transpose(axes)
-            if turned.shape == own.shape and relative_error(own, turned) <= ladder.tolerance:
+            if turned.shape == own.shape and relative_error(own, turned) <= ROUNDED:
                 return f"{name} has its axes in another order: {axes} of those it should have."
     return ""
 
@@ -179,11 +177,9 @@ def _random(ladder: Ladder, name: str, training: bool) -> str:
             "dropout in the code, whose rate cannot be set to 0" if training else "dropout is on in evaluation"
         )
     again = ladder.theirs.look(ladder.args, training=training, seed=1)
-    return (
-        "the original's is another at each call: dropout in its code"
-        if _differ(_outputs(again, there), _outputs(theirs, there))
-        else ""
-    )
+    if _differ(_outputs(again, there), _outputs(theirs, there)):
+        return "the original's is another at each call: dropout in its code"
+    return ""
 
 
 def _outputs(look: Look, name: str) -> list[np.ndarray]:

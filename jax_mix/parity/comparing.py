@@ -17,14 +17,13 @@ from jax_mix._layers import listing
 from jax_mix._paths import glob
 from jax_mix.parity import apart
 from jax_mix.parity.arrays import Arrays, in_pairs
-from jax_mix.parity.differences import REORDERED, Difference, difference, magnitude, relative_error
+from jax_mix.parity.differences import REORDERED, ROUNDED, Difference, difference, magnitude, relative_error
 from jax_mix.parity.flax_side import Port
 from jax_mix.parity.names import Map, propose
 from jax_mix.parity.records import Axes, Draw, Look, Loss, Step
 from jax_mix.parity.report import Report, Row
 from jax_mix.parity.torch_side import Original, imported
 
-_ROUNDED = 1e-6  # weights that were only rounded, to float32, are the original's
 MODES = {False: "layers in evaluation", True: "layers in training"}
 
 
@@ -170,11 +169,11 @@ class Ladder:
         self.own, self.values = own, values
         errors = {name: relative_error(own[name], value) for name, value in values.items()}
         telling = [name for name, value in values.items() if np.ptp(value) > 0]
-        if weights == "own" or (weights is None and any(errors[name] <= _ROUNDED for name in telling)):
+        if weights == "own" or (weights is None and any(errors[name] <= ROUNDED for name in telling)):
             for name, error in errors.items():
-                self.rows.append(Row("weights", name, error, error <= _ROUNDED, f"the original's {sources[name].name}"))
+                self.rows.append(Row("weights", name, error, error <= ROUNDED, f"the original's {sources[name].name}"))
             self.notes.append("The Flax model's own weights were compared, and used where they are not the original's.")
-            values = {name: value for name, value in values.items() if errors[name] <= _ROUNDED}  # in all their digits
+            values = {name: value for name, value in values.items() if errors[name] <= ROUNDED}  # in all their digits
         else:
             self.notes.append("The weights are the original's: those of the Flax model were others.")
         self.port.set(values)
@@ -226,13 +225,12 @@ class Ladder:
         draws = {"": Draw(np.ones(n), partner, "input" if "input" in places else next(iter(places), ""))}
         draws |= {name: Draw(rng.uniform(0.2, 0.8, n), partner, name) for name in places}
         for place, draw in draws.items():
-            where = f"mixed at {place}" if place else "a step of training"
-            with _told(f"the Flax model was {where}"):
-                ours = step(self.flax_args, y, draw)
-            there = draw if draw.layer == "input" or not place else draw._replace(layer=pairs[draw.layer])
-            there = there if place else there._replace(layer="input")
-            with _told(f"the original was {where}"):
+            where = f"took a step of training, mixed at {place}" if place else "took a step of training"
+            there = draw._replace(layer=pairs[place] if place not in ("", "input") else "input")
+            with _told(f"the original {where}"):
                 theirs = self.theirs.step(self.args, y, there, self.axes.get(place, (0,)), losses[1])
+            with _told(f"the Flax model {where}"):
+                ours = step(self.flax_args, y, draw)
             rows = list(self._step_rows(ours, theirs))
             if not place:
                 self.rows += rows

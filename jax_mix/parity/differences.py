@@ -10,6 +10,7 @@ import numpy as np
 from jax_mix.parity.arrays import same_but_for_splits
 from jax_mix.parity.records import Axes
 
+ROUNDED = 1e-6  # an error of arrays that were only rounded to float32
 REORDERED = "the same numbers in another order"
 
 

@@ -39,7 +39,7 @@ class Report:
     layer: str
     notes: tuple[str, ...]
     names: dict[str, str]
-    weights: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray] = dataclasses.field(repr=False)
     tolerance: float
 
     def __bool__(self) -> bool:

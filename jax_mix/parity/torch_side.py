@@ -119,8 +119,11 @@ class Original:
                 if hasattr(module, "running_var") and hasattr(module, "momentum"):
                     stack.enter_context(_hooked(module, count, None, name))
             output = self.model(*tensors)
-            labels = self._tree(y)
-            losses = torch.lerp(loss(output, self._tree(y, draw.partner)), loss(output, labels), lam)
+            losses, partners = (loss(output, self._tree(y, rows)) for rows in (slice(None), draw.partner))
+            if losses.shape != lam.shape:
+                told = f"{list(lam.shape)}, got {list(losses.shape)}: PyTorch's own take reduction='none'"
+                raise ValueError(f"the loss for PyTorch must give a loss for each sample, {told}.")
+            losses = torch.lerp(partners, losses, lam)
             self.model.zero_grad()
             losses.mean().backward()
             slopes = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.model.named_parameters()}
@@ -157,7 +160,7 @@ class Original:
     def _tensors(self, args: Sequence[np.ndarray]) -> list[Any]:
         return [self.torch.tensor(a) for a in args]
 
-    def _tree(self, y: Any, rows: Any = slice(None)) -> Any:
+    def _tree(self, y: Any, rows: Any) -> Any:
         if isinstance(y, (list, tuple)):
             return [self._tree(part, rows) for part in y]
         return self.torch.tensor(np.asarray(y)[rows])

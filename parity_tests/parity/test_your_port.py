@@ -253,9 +253,15 @@ def test_bad_input_is_told_in_a_sentence(change, kind, told):
         parity.compare(given.pop("model"), given.pop("original"), given.pop("x"), **given)
 
 
-def test_labels_and_layers_that_do_not_fit_are_told():
+def test_labels_losses_and_layers_that_do_not_fit_are_told():
     model, original, _, _ = right(ConvNet)
-    for given, told in (({"y": np.ones(5)}, "y must be class numbers [3] or targets [3, 5], got [5]"), ({"layers": ["stam"]}, "layers has 'stam', which is no layer that both can mix: did you mean 'stem'")):  # fmt: skip  # noqa: E501
+    reduced = (lambda output, y: output.mean(1), lambda output, y: output.mean())
+    for given, told in (
+        ({"y": np.ones(5)}, "y must be class numbers [3] or targets [3, 5], got [5]"),
+        ({"layers": ["stam"]}, "layers has 'stam', which is no layer that both can mix: did you mean 'stem'"),
+        ({"loss": reduced}, "y is None, and a loss of your own needs labels."),
+        ({"loss": reduced, "y": np.arange(3)}, "the loss for PyTorch must give a loss for each sample, [3], got []"),
+    ):
         with pytest.raises(ValueError, match=re.escape(told)):
             parity.compare(model, original, images(), **given)
 
