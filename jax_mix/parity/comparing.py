@@ -135,10 +135,10 @@ class Ladder:
         self, order: list[str], names: Mapping[str, str | None], arrays: Mapping[str, Any], weights: str | None
     ) -> None:
         """Nothing left over, nothing missing; and the original's weights in the Flax copy."""
-        with _told("the Flax model was traced"):
-            self.layers = self.port.layers(self.flax_args)
+        with _told("the Flax model ran in evaluation"):
+            ran = self.port.look(self.flax_args, training=False).layers  # in their order, whatever they put out
         listed, own = self.theirs.listed(order), self.port.arrays()
-        flax_modules = [layer.path for layer in self.layers] + list(getattr(self.port, "modules", ()))
+        flax_modules = [*ran, *getattr(self.port, "modules", ())]
         self.map: Map = propose(listed, flax_modules, own, names)
         self.arrays: Arrays = in_pairs(listed, self.map.modules, own, arrays, self.map.left_out)
         sources = self.arrays.sources
@@ -243,9 +243,11 @@ class Ladder:
         """Where both sides can be mixed."""
         pairs = {other: name for name, other in self.map.modules.items()}
         seen, ran = (look.layers for look in self.looks[True])
+        with _told("the Flax model was traced"):
+            found = self.port.layers(self.flax_args)
         both = [
             layer.name
-            for layer in self.layers
+            for layer in found
             if layer.batch and not layer.looped and layer.name in self.axes
             if layer.name in seen and len(seen[layer.name].outputs) == 1 and pairs.get(layer.name) in ran
         ]
