@@ -52,9 +52,6 @@ def propose(
     left_out = {name for name, new in renamed.items() if new is None}
     rest = [name for name in theirs if name and name not in left_out]
 
-    def pair(name: str, other: str) -> None:
-        found[name] = other
-
     def free() -> set[str]:
         return set(known) - set(found.values())
 
@@ -62,18 +59,18 @@ def propose(
         new = renamed[name]
         assert new is not None
         if new in free() and (name in ruled or not theirs[name].arrays or new in units):
-            pair(name, new)
+            found[name] = new
     # Containers without arrays of their own wait: what is in them says more than a name that only looks alike.
     ours = _by_name(free() & set(units))
     for key, names in _by_name([n for n in rest if n not in found and theirs[n].arrays], renamed).items():
         if len(names) == 1 == len(ours.get(key, ())):
-            pair(names[0], ours[key][0])
+            found[names[0]] = ours[key][0]
     by_order, unsure = _by_order(theirs, [n for n in rest if n not in found and theirs[n].arrays], units, arrays, found)
     _containers(rest, modules, found, units, theirs)
     for name in rest:  # without arrays: what is called the same in a container that is known
         parent, _, last = name.rpartition(".")
         if name not in found and parent in found and joined(found[parent], last) in free():
-            pair(name, joined(found[parent], last))
+            found[name] = joined(found[parent], last)
     return Map({name: found[name] for name in theirs if name in found}, by_order, left_out, unsure)
 
 
