@@ -293,6 +293,25 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/optimizers.py", "jnp.where(step < frozen, 0.1, after)", "jnp.where(step < frozen, 0.0, after)", "parity/test_optimizer.py::test_fine_tuning_equals_fastais_step_by_step"),
     ("training/optimizers.py", "learning_rate / 1e5, pct_start=0.99", "learning_rate / 1e5, pct_start=0.25", "parity/test_optimizer.py::test_fine_tuning_equals_fastais_step_by_step"),
     ("training/config.py", "require(value is None or start, told)", "require(value is None or True, told)", "training/test_flags.py::test_bad_input_is_told_in_one_sentence"),
+    # A user's own port beside its original.
+    ("parity/torch_side.py", "(1 - weight) * x[partner]", "(1 - weight) * x", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/torch_side.py", "(sizes[0] - 1) / sizes[0]", "1.0", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/torch_side.py", "return [value.detach().numpy().copy()]", "return [value.detach().numpy()]", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/torch_side.py", "copy.deepcopy(model).cpu()", "model.cpu()", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/flax_side.py", "setattr(module, name, jnp.float64)", "pass", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/flax_side.py", "module.attention_fn = _attention", "pass", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/flax_side.py", "rates(_named(self.models[True]), off=True)", "rates(_named(self.models[True]), off=False)", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/arrays.py", "np.flip(array, tuple(range(2, array.ndim))).transpose", "array.transpose", "parity/test_your_port.py::test_other_layers_and_a_map_of_arrays"),
+    ("parity/arrays.py", "ends <= others or others <= ends", "True", "parity/test_your_port.py::test_what_shapes_and_order_do_not_tell_is_left_over"),
+    ("parity/names.py", "len(alike) == len(others)", "len(alike) <= len(others)", "parity/test_your_port.py::test_what_shapes_and_order_do_not_tell_is_left_over"),
+    ("parity/differences.py", "yield (0, *range(2, rank), 1)", "yield (0, *range(1, rank))", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
+    ("parity/differences.py", "best._replace(note=REORDERED)", "best", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/comparing.py", "weights is None and any(", "weights is None and all(", "parity/test_your_port.py::test_a_mistake_in_the_users_own_conversion_is_found"),
+    ("parity/torch_side.py", "if losses.shape != lam.shape:", "if False:", "parity/test_your_port.py::test_labels_losses_and_layers_that_do_not_fit_are_told"),
+    ("parity/apart.py", "hints.activations(last, mine.inputs[0], ", "hints.activations(mine.inputs[0], last, ", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/apart.py", "row = max(within", "row = min(within", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/hints.py", "None if value is None else 1 - value", "value", "parity/test_your_port.py::test_a_mistake_is_found_at_the_first_layer_that_differs"),
+    ("parity/__main__.py", "return int(not report)", "return 0", "parity/test_your_port.py::test_the_command"),
 )]  # fmt: skip
 
 

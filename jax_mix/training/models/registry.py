@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 
 from jax_mix._checks import suggest
+from jax_mix._imports import import_from
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.models import resnets
 from jax_mix.training.models.convnext import convnext_tiny
@@ -152,12 +150,7 @@ def _import(name: str) -> Callable[..., Any]:
     if not colon:
         where, attribute = name, ""
     try:
-        if where.endswith(".py"):
-            module = _import_file(Path(where))
-        else:
-            if "" not in sys.path:
-                sys.path.insert(0, "")  # the current folder, where a script's own folder comes first
-            module = importlib.import_module(where)
+        module = import_from(where)
     except (Exception, SystemExit) as error:
         raise UserError(f"--model {name}: '{where}' cannot be imported: {_first_line(error)}") from error
     if hasattr(module, attribute):
@@ -186,20 +179,6 @@ def _check_kind(name: str, made: Any) -> None:
         "image_size and rngs that gives nnx.bridge.lazy_init(nnx.bridge.ToNNX(model, rngs=rngs), "
         "jnp.ones((1, *image_size, in_channels))), for --mix mixup or cutmix: inside it nothing can be mixed.",
     )
-
-
-def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # where dataclasses look for it
-    if (beside := str(path.parent.absolute())) not in sys.path:
-        sys.path.append(beside)  # what it imports from its own folder
-    spec.loader.exec_module(module)
-    return module
 
 
 def _check_logits(name: str, model: nnx.Module, shape: tuple[int, ...], num_classes: int) -> None:
