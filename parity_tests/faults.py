@@ -133,7 +133,6 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/methods.py", r'r"\+(?!\d)"', r'r"\+"', "training/test_mix.py::test_what_is_written_is_made"),
     ("training/build.py", "if methods.leaves_layers(each) else each", "if hasattr(each, 'use_input') else each", "training/test_mix.py::test_layers_are_those_of_the_methods_that_leave_them_open"),
     ("training/about.py", "layers=_layers(prepared.recipe.method)", "layers=None", "training/test_mix.py::test_a_run_of_several_methods_goes_on_to_the_same_bytes"),
-    ("training/plots.py", "mix.outside is None or bool(", "bool(True or ", "training/test_plots.py::test_a_mixed_batch_is_drawn_with_its_draw"),
     ("compare/settings.py", "if len(parts) == 1:", "if written is None:", "compare/test_settings.py::test_methods_are_what_a_run_can_be_mixed_by"),
     ("training/loop.py", "epoch <= config.epochs - config.mix_off_epochs", "epoch < config.epochs - config.mix_off_epochs", "training/test_by_hand.py::test_a_run_alone"),
     ("compare/seeds.py", "epoch <= config.epochs - config.mix_off_epochs", "epoch < config.epochs - config.mix_off_epochs", "training/test_by_hand.py::test_seeds_trained_as_one"),

@@ -123,9 +123,7 @@ def train(
                         raise report_failed_step(
                             config, tuple(image_size), epoch_recipe, step, index, loss, checkpoints
                         )
-                if ends and not config.evaluates(epoch):
-                    losses, hits = [], []
-                elif ends:
+                if ends and config.evaluates(epoch):
                     mean_loss = float(np.asarray(losses, np.float32).mean())
                     found = evaluate(learner.evaluated, dataset, split, watched)
                     history.append(
@@ -133,13 +131,14 @@ def train(
                     )
                     if logs:
                         logs.epoch(history, losses)
-                    losses, hits = [], []
                     saves = saves or has_ended(history, config.patience)
                     if best and best_epoch(history) is history[-1]:
-                        best.save(done, state, {"history": history, "losses": losses, "hits": hits})
+                        best.save(done, state, {"history": history, "losses": [], "hits": []})
                         best.wait()  # a run that goes on must find the best epoch of its history
                         saves = True
                     bar.set_postfix(told_of(history[-1]))
+                if ends:
+                    losses, hits = [], []
                 if checkpoints and saves:
                     checkpoints.save(done, state, {"history": history, "losses": losses, "hits": hits})
                 if stopping:
