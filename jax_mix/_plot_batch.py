@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -119,11 +119,11 @@ def texts_of(labels: Any, class_names: Sequence[str] | None, mix: Mix | None, n:
         return [f"{v:.3g}" for v in values], [f"{v:.3g}" for v in lam * values + (1 - lam) * values[partner]]
     if values.ndim == 1:
         names = [str(value) for value in values] if words else _names(values.astype(np.int64), class_names)
-        return [*map(_short, names)], [_sum({names[i]: lam[i]}, {names[partner[i]]: 1 - lam[i]}) for i in range(n)]
+        return [*map(_short, names)], [_sum([(names[i], lam[i]), (names[partner[i]], 1 - lam[i])]) for i in range(n)]
     values = values.astype(np.float64)
     names = _names(np.arange(values.shape[1]), class_names)
     mixed = lam[:, None] * values + (1 - lam[:, None]) * values[partner]
-    own, targets = ([_sum(dict(zip(names, row, strict=True))) for row in rows] for rows in (values, mixed))
+    own, targets = ([_sum(zip(names, row, strict=True)) for row in rows] for rows in (values, mixed))
     return own, targets
 
 
@@ -138,21 +138,22 @@ def _names(numbers: np.ndarray, class_names: Sequence[str] | None) -> list[str]:
     return [str(names[number]) for number in numbers]
 
 
-def _sum(*parts: dict[str, float]) -> str:
+def _sum(parts: Iterable[tuple[str, float]]) -> str:
     """0.70 cat + 0.30 dog: the greatest first where there are many, and the rest together."""
     weights: dict[str, float] = {}
-    for part in parts:
-        for name, weight in part.items():
-            weights[name] = weights.get(name, 0.0) + float(weight)
+    for name, weight in parts:  # a name may come twice: of both samples, or of two classes
+        weights[name] = weights.get(name, 0.0) + float(weight)
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     if [round(weight, 6) for weight in weights.values()] == [1]:
         return _short(*weights)
+    rest = 0.0
     if len(weights) > _TERMS:
         order = sorted(weights, key=lambda name: -weights[name])
         rest = sum(weights.pop(name) for name in order[_TERMS:])
-        weights = {name: weights[name] for name in order[:_TERMS]} | {"others": rest}
-    names = {name: f'"{_short(name)}"' if name[:1].isdigit() else _short(name) for name in weights}  # 0.7 "3"
+        weights = {name: weights[name] for name in order[:_TERMS]}
+    names = {n: f'"{_short(n)}"' if n[:1].isdigit() or n == "others" else _short(n) for n in weights}  # 0.7 "3"
     terms = [f"{share(weight)} {names[name]}" for name, weight in weights.items()]
+    terms += [f"{share(rest)} others"] if rest else []
     text = " + ".join(terms)
     return text if len(text) <= _LINE else "\n+ ".join(terms)
 
@@ -171,7 +172,6 @@ def share(weight: float) -> str:
 def outline(axes: Any, mix: Mix, i: int, *, dashed: bool) -> None:
     box = np.asarray(mix.box)
     y1, x1, y2, x2 = box if box.ndim == 1 else box[i]
-    if y1 < y2 and x1 < x2:
-        y1, x1, y2, x2 = y1 - 0.5, x1 - 0.5, y2 - 0.5, x2 - 0.5  # whole numbers are the centres of pixels
-        style = "--" if dashed else "-"
-        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], style, color=CUT, linewidth=1.5, clip_on=False)
+    y1, x1, y2, x2 = y1 - 0.5, x1 - 0.5, y2 - 0.5, x2 - 0.5  # whole numbers are the centres of pixels
+    style = "--" if dashed else "-"
+    axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], style, color=CUT, linewidth=1.5, clip_on=False)

@@ -18,11 +18,12 @@ class Drawn(NamedTuple):
     """One batch's draw, or several of them, row by row."""
 
     lam: np.ndarray
-    cut: np.ndarray  # whether it has a box, and a box with pixels in it
+    cut: np.ndarray  # whether a box with pixels in it cuts where the batch is mixed
     blended: np.ndarray
     boxes: np.ndarray | None
     image_size: tuple[int, ...] | None
     layers: Counter[str]  # how often each was drawn, also never
+    unmixed: int  # how many draws mix no row, and so are for no layer
 
 
 def flat(mix: Any) -> Drawn:
@@ -47,9 +48,8 @@ def flat(mix: Any) -> Drawn:
         return np.broadcast_to(value[..., None] if value.shape == lead else value, rows).ravel()
 
     lam = each(mix.lam)
-    names = [mix.layer] if isinstance(mix.layer, str) else [mix.layers[k] for k in np.broadcast_to(layer, lead).flat]
-    layers = Counter(dict.fromkeys((mix.layer,) if isinstance(mix.layer, str) else mix.layers, 0))
-    layers.update(names * (int(np.prod(lead, dtype=int)) if isinstance(mix.layer, str) else 1))
+    names = (mix.layer,) if isinstance(mix.layer, str) else mix.layers
+    drawn = [names[k] for k in np.broadcast_to(layer, lead).flat]
     boxes = None
     cut: Any = np.zeros(len(lam), bool)
     blended = lam < 1
@@ -57,11 +57,19 @@ def flat(mix: Any) -> Drawn:
         box = np.asarray(mix.box)
         boxes = np.broadcast_to(box if box.ndim > len(rows) else box[..., None, :], (*rows, corners))
         boxes = boxes.reshape(-1, corners)
-        cut = (boxes[:, : corners // 2] < boxes[:, corners // 2 :]).all(axis=1)
+        cuts = np.repeat(np.array([mix.box_layers is None or name in mix.box_layers for name in drawn], bool), rows[-1])
+        cut = cuts & (boxes[:, : corners // 2] < boxes[:, corners // 2 :]).all(axis=1)
         blended = np.zeros(len(lam), bool)
+        blended[~cuts] = lam[~cuts] < 1
+        boxes = boxes if cuts.any() else None
     if mix.outside is not None:
         blended = each(mix.outside) < 1
-    return Drawn(lam, cut, blended, boxes, mix.image_size and tuple(mix.image_size), layers)
+    kept = (lam == 1) & (np.asarray(mix.partner) == np.arange(rows[-1])).ravel()  # as rows that `where` leaves out
+    cut, blended = cut & ~kept, blended & ~kept
+    mixed = (cut | blended | (lam < 1)).reshape(rows).any(axis=-1).ravel()
+    layers = Counter(dict.fromkeys(names, 0))
+    layers.update(name for name, some in zip(drawn, mixed, strict=True) if some)
+    return Drawn(lam, cut, blended, boxes, mix.image_size and tuple(mix.image_size), layers, int((~mixed).sum()))
 
 
 def covered(drawn: list[Drawn]) -> np.ndarray | None:
@@ -77,13 +85,14 @@ def covered(drawn: list[Drawn]) -> np.ndarray | None:
             f"{' and '.join(map(str, sizes))}."
         )
     boxes = np.concatenate([each.boxes for each in boxed if each.boxes is not None])
+    cut = np.concatenate([each.cut for each in boxed])
     starts, ends = np.split(boxes, 2, axis=1)
     if np.any((starts < 0) | (starts > ends) | (ends > size)):
         raise ValueError(f"boxes must be inside of the images of {size} pixels, got others.")
     steps = np.zeros([length + 1 for length in size])  # 1 where a box begins and -1 where it ends, along each axis
     for corner in itertools.product((0, 1), repeat=len(size)):
         at = np.where(corner, ends, starts)
-        np.add.at(steps, tuple(at.T), (-1) ** sum(corner))
+        np.add.at(steps, tuple(at[cut].T), (-1) ** sum(corner))
     for axis in range(len(size)):
         steps = steps.cumsum(axis)
     inside = steps[tuple(slice(length) for length in size)]
@@ -95,8 +104,10 @@ def draw_lam(axes: Any, lam: np.ndarray, cut: np.ndarray, blended: np.ndarray) -
         "with a box": (cut & ~blended, CUT),
         "blended": (blended & ~cut, "tab:blue"),
         "blended, with a box": (blended & cut, "tab:purple"),
+        "in the target alone": ((lam < 1) & ~(blended | cut), "tab:gray"),
     }
-    kinds = {name: kind for name, kind in kinds.items() if kind[0].any()} or {"mixed": (cut | blended, CUT)}
+    rest = ~np.any([rows for rows, _ in kinds.values()], axis=0)
+    kinds = {name: kind for name, kind in kinds.items() if kind[0].any()} or {"mixed": (~rest, CUT)}
     axes.hist(
         [lam[rows] for rows, _ in kinds.values()],
         bins=np.linspace(0, 1, 41),
@@ -105,7 +116,6 @@ def draw_lam(axes: Any, lam: np.ndarray, cut: np.ndarray, blended: np.ndarray) -
         label=[f"{name}: {_percent(rows)}" for name, (rows, _) in kinds.items()],
         stacked=True,
     )
-    rest = ~(cut | blended)
     if rest.any():
         axes.plot([], [], " ", label=f"not mixed, left out: {_percent(rest)}")
     axes.axvline(lam.mean(), color="black", linestyle=":", label=f"mean of all: {lam.mean():.2f}")
@@ -131,9 +141,11 @@ def draw_covered(axes: Any, covered: np.ndarray) -> None:
     axes.figure.colorbar(shade, label="% of samples", shrink=0.8)
 
 
-def draw_layers(axes: Any, layers: Counter[str]) -> None:
-    names = list(layers)
-    axes.barh(names, [100 * layers[name] / layers.total() for name in names], color="tab:green")
+def draw_layers(axes: Any, layers: Counter[str], unmixed: int) -> None:
+    counts = [*layers.items(), *([("not mixed", unmixed)] if unmixed else [])]
+    total = layers.total() + unmixed
+    colors = ["tab:green"] * len(layers) + ["tab:gray"]
+    axes.barh([name for name, _ in counts], [100 * k / total for _, k in counts], color=colors[: len(counts)])
     axes.invert_yaxis()
     axes.set_title("where", fontsize=10)
     axes.set(xlabel="% of draws")

@@ -77,9 +77,12 @@ def batch(
     count = min(n, len(pixels))
     own, targets = texts_of(labels, class_names, mix, len(pixels))
     rows = [("sample", pixels, own)]
+    drawn = None if mix is None else flat(mix)
     if title is None:
-        title = "one batch, not mixed" if mix is None else "one batch, mixed at the input"
-        if mix is not None and mix.layer_name != INPUT:
+        title = "one batch, mixed at the input"
+        if drawn is None or drawn.unmixed:
+            title = "one batch, not mixed"
+        elif mix is not None and mix.layer_name != INPUT:
             title = f"one batch, mixed at layer {mix.layer_name!r}:\nthe images go in as they are"
     if mix is not None:
         partner = np.asarray(mix.partner)
@@ -105,7 +108,7 @@ def batch(
                 axes.imshow(shows[i], cmap="gray", vmin=0, vmax=1)
                 axes.set(xticks=[], yticks=[])
                 axes.set_xlabel(texts[i], fontsize=8)
-                if row != "sample" and mix is not None and mix.box is not None:
+                if row != "sample" and mix is not None and drawn is not None and drawn.cut[i]:
                     outline(axes, mix, i, dashed=row == "partner")
     return figure
 
@@ -121,7 +124,7 @@ def draws(mixes: Mix | Iterable[Mix], *, title: str | None = None) -> Figure:
     Returns:
       A `matplotlib.figure.Figure`: a histogram of the targets' lambda of the samples that are mixed; if there are
       boxes, of how many samples each pixel is covered (of volumes, the mean over their depth); if there are layers,
-      how often each was drawn.
+      how often each was drawn, and how often a draw mixed no sample at all.
 
     Raises:
       ModuleNotFoundError: there is no matplotlib.
@@ -145,16 +148,18 @@ def draws(mixes: Mix | Iterable[Mix], *, title: str | None = None) -> Figure:
     layers: Counter[str] = Counter()
     for each in drawn:
         layers.update(each.layers)  # a sum would leave out those never drawn
+    unmixed = sum(each.unmixed for each in drawn)
+    count = layers.total() + unmixed
     inside = covered(drawn)
     panels: list[Callable[[Any], None]] = [lambda axes: draw_lam(axes, lam, cut, blended)]
     if inside is not None:
         panels.append(lambda axes: draw_covered(axes, inside))
     if set(layers) != {INPUT}:
-        panels.append(lambda axes: draw_layers(axes, layers))
+        panels.append(lambda axes: draw_layers(axes, layers, unmixed))
     with matplotlib.rc_context(PLAIN_TEXT):
         size = (4.2 * len(panels), max(3.6, 0.2 * len(layers) + 1.2))
         figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
-        figure.suptitle(f"{layers.total():,} draws, {len(lam):,} samples" if title is None else title)
+        figure.suptitle(f"{count:,} draws, {len(lam):,} samples" if title is None else title)
         for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
             draw(axes)
     return figure

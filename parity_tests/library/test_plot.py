@@ -1,5 +1,6 @@
 """jax_mix.plot: what a picture shows is what the draw does, and what cannot be drawn is told in a sentence."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -28,6 +29,10 @@ def rows_of(figure, n):
         shown = np.stack([np.asarray(axes.images[0].get_array()) for axes in line])
         outlines = [[curve.get_xydata().tolist() for curve in axes.lines] for axes in line]
         yield line[0].get_ylabel(), shown, [axes.get_xlabel() for axes in line], outlines
+
+
+def legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +75,14 @@ def test_words_and_boxes_are_the_draws():
             None,
             ["0.20 class 0\n+ 0.20 class 1\n+ 0.20 class 2\n+ 0.40 others"] * 4,
         ),
+        (np.eye(3)[LABELS], ("cat", "cat", "newt"), ["cat", "cat", "0.50 cat + 0.50 newt", "cat"]),
+        (
+            np.full((6, 5), 0.2),
+            ("others", "b", "c", "d", "e"),
+            ['0.20 "others"\n+ 0.20 b\n+ 0.20 c\n+ 0.40 others'] * 4,
+        ),
     ],
-    ids=["numbers", "one-hot", "names", "regression", "soft"],
+    ids=["numbers", "one-hot", "names", "regression", "soft", "one name twice", "a class named others"],
 )
 def test_targets_are_told(labels, class_names, expected):
     figure = jax_mix.plot.batch(IMAGES, MIXUP, labels, class_names)
@@ -145,17 +156,61 @@ def test_stacked_draws_and_a_list_of_them_are_the_same_picture():
     assert_close(np.asarray(heat), covered, "pictures")
     bars = [patch.get_height() for patch in first.axes[0].patches]
     assert_close(np.float64(sum(bars)), 100 * np.mean(kept < 1), "pictures")
-    assert f"mean of all: {kept.mean():.2f}" in [text.get_text() for text in first.axes[0].get_legend().get_texts()]
+    assert f"mean of all: {kept.mean():.2f}" in legend_of(first.axes[0])
     layer = np.asarray(stacked.layer)
     where = first.axes[2]
-    assert [text.get_text() for text in where.get_yticklabels()] == ["input", "stem"]
-    assert_close([p.get_width() for p in where.patches], [100 * np.mean(layer == k) for k in (0, 1)], "pictures")
+    assert [text.get_text() for text in where.get_yticklabels()] == ["input", "stem", "not mixed"]
+    mixed = (kept < 1).any(axis=1)
+    shares = [100 * np.mean(mixed & (layer == k)) for k in (0, 1)]
+    assert 0 < sum(shares) < 100
+    assert_close([p.get_width() for p in where.patches], [*shares, 100 * np.mean(~mixed)], "pictures")
+
+
+def test_a_draw_that_mixes_no_row_is_for_no_layer():
+    hidden = jax_mix.ManifoldMixup(1.0, layers=("a", "b"), use_input=False)
+    mixes = [jax_mix.OneOf(hidden, None).sample(key, IMAGES.shape) for key in jax.random.split(KEY, 8)]
+    unmixed = [bool((np.asarray(mix.lam) == 1).all()) for mix in mixes]
+    assert 0 < sum(unmixed) < 8
+    for mix, none in zip(mixes, unmixed, strict=True):
+        title, *_ = jax_mix.plot.batch(IMAGES, mix, n=1).get_suptitle().split(":")
+        assert title == ("one batch, not mixed" if none else f"one batch, mixed at layer '{mix.layer_name}'")
+    where = jax_mix.plot.draws(mixes).axes[1]
+    assert [text.get_text() for text in where.get_yticklabels()] == ["a", "b", "not mixed"]
+    assert where.patches[2].get_width() == 100 * np.mean(unmixed)
+
+
+def test_a_box_counts_only_where_it_cuts():
+    full = np.array([0, 0, 4, 5])
+    where = np.array([True, True, True, False, False, False])
+    left = jax_mix.CutMix(1.0, lam=0.5).sample(KEY, IMAGES.shape, where=where)
+    *_, (_, _, _, outlines) = rows_of(jax_mix.plot.batch(IMAGES, left), 6)
+    assert [len(curves) for curves in outlines] == [1, 1, 1, 0, 0, 0]
+    lam, covered, _ = jax_mix.plot.draws(left).axes
+    assert legend_of(lam)[:2] == ["with a box: 50%", "not mixed, left out: 50%"]
+    assert covered.images[0].get_array().max() == 50
+
+    elsewhere = jax_mix.Mix(0.5, PARTNER, full, layers=("input", "a"), image_size=(8, 10), box_layers=("a",))
+    _, partner, mixed = rows_of(jax_mix.plot.batch(IMAGES, elsewhere), 6)
+    assert partner[3] == mixed[3] == [[]] * 6
+    panels = jax_mix.plot.draws(elsewhere).axes
+    assert legend_of(panels[0])[0] == "blended: 100%"
+    assert len(panels) == 1
+    both = [dataclasses.replace(elsewhere, layer=layer) for layer in (np.int32(0), np.int32(1))]
+    both = jax.tree.map(lambda *each: np.stack(each), *both)
+    lam, covered, *_ = jax_mix.plot.draws(both).axes
+    assert legend_of(lam)[:2] == ["with a box: 50%", "blended: 50%"]
+    assert covered.images[0].get_array().max() == 50
+
+
+def test_a_target_that_is_mixed_alone_is_not_called_unmixed():
+    mix = jax_mix.Mix(np.full(6, 0.9), PARTNER, np.zeros(4, int), image_size=(8, 10))
+    assert "not mixed" not in jax_mix.plot.batch(IMAGES, mix).get_suptitle()
+    assert legend_of(jax_mix.plot.draws(mix).axes[0])[0] == "in the target alone: 100%"
 
 
 def test_samples_with_a_box_blended_and_neither_are_counted_apart():
     alone, both = jax_mix.plot.draws(CUTMIX), jax_mix.plot.draws([CUTMIX, MIXUP])
-    words = [text.get_text() for text in both.axes[0].get_legend().get_texts()]
-    assert words[:3] == ["with a box: 25%", "blended: 42%", "not mixed, left out: 33%"]
+    assert legend_of(both.axes[0])[:3] == ["with a box: 25%", "blended: 42%", "not mixed, left out: 33%"]
     np.testing.assert_array_equal(both.axes[1].images[0].get_array() * 2, alone.axes[1].images[0].get_array())
     unmixed = jax_mix.plot.draws(jax_mix.Mix(np.ones(6), PARTNER))
     assert not any(bar.get_height() for bar in unmixed.axes[0].patches)
