@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 
 from jax_mix import _checks, _sampling
+from jax_mix._layers import list_layers
 from jax_mix._methods import ManifoldMixup, Method, Per, batch, draws, kept, static, words_of
 from jax_mix._mix import Mix
 from jax_mix._places import as_layers, at_layer, layer_names
@@ -100,7 +102,14 @@ class CutMix(Method):
         if self.layers == ():
             return self
         among = ManifoldMixup(layers=self.layers, use_input=False)  # an input of integers can be cut
-        return dataclasses.replace(self, layers=among.bind(model, *args, variables=variables, **kwargs).layers)
+        layers = among.bind(model, *args, variables=variables, **kwargs).layers
+        kwargs.pop("strict", None)
+        outputs = {layer.name: layer.output for layer in list_layers(model, *args, variables=variables, **kwargs)}
+        for name in layers:
+            for output in jax.tree.leaves(outputs.get(name)):
+                if output.ndim and jnp.issubdtype(output.dtype, jnp.floating):
+                    _checks.check_spatial(f"layer {name!r}, which puts out", output.shape, tuple(self.spatial_axes))
+        return dataclasses.replace(self, layers=layers)
 
     def sample(
         self,

@@ -15,7 +15,7 @@ from jax_mix._choosing import check_input, choose
 from jax_mix._explain import Explanation, explain
 from jax_mix._layers import find_layers
 from jax_mix._mix import INPUT, OUTPUT, Mix
-from jax_mix._places import as_layers, at_layer, layer_names
+from jax_mix._places import as_layers, at_layer, in_order_of, layer_names
 from jax_mix._sharding import replicated
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class ManifoldMixup(Method):
         A block scanned over stacked weights counts as "blocks.0", "blocks.1", ...
       use_input: whether the input is among the layers.
       layer_probabilities: how likely each layer is, the input first if it is among them; may be traced (a schedule).
-        None: all alike.
+        Of globs, types and chosen layers they are in running order. None: all alike.
       per, fold, partner, probability, groups, lam: as in `MixUp`.
 
     Raises:
@@ -255,7 +255,10 @@ class ManifoldMixup(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if _checks.is_concrete(self.layer_probabilities) and self.layer_probabilities is not None:
-            object.__setattr__(self, "layer_probabilities", tuple(np.asarray(self.layer_probabilities).tolist()))
+            numbers = np.asarray(self.layer_probabilities)
+            if numbers.ndim != 1:
+                raise ValueError(f"layer_probabilities must be a number for each layer, got {numbers.tolist()}.")
+            object.__setattr__(self, "layer_probabilities", tuple(numbers.tolist()))
         _checks.check_bool("use_input", self.use_input)
         if self.layers is None:
             return
@@ -304,7 +307,8 @@ class ManifoldMixup(Method):
         check_input(call, self.use_input)
         _checks.check_bool("strict", strict)
         choice = choose(call, find_layers(call, tell=False), self.layers, use_input=self.use_input, strict=strict)
-        return dataclasses.replace(self, layers=choice.layers)
+        probabilities = in_order_of(choice.layers, self)
+        return dataclasses.replace(self, layers=choice.layers, layer_probabilities=probabilities)
 
     def explain(
         self, model: Any, *args: Any, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from jax_mix import _checks, _sampling
 from jax_mix._mix import INPUT, Mix
 
@@ -25,6 +28,19 @@ def layer_names(layers: tuple[Any, ...] | None, *, use_input: bool) -> tuple[str
     if layers is None or any(isinstance(l, type) or set("*?") & set(l) for l in layers):
         raise ValueError(f"layers={layers!r} must be looked up in the model first: method = method.bind(model, image).")
     return ((INPUT,) if use_input else ()) + tuple(l for l in layers if l != INPUT)
+
+
+def in_order_of(layers: tuple[str, ...], method: Any) -> Any:
+    """The probabilities of a method whose layers were written as plain paths, for the same ones in this order."""
+    probabilities, paths = method.layer_probabilities, method.layers
+    if probabilities is None or paths is None or not all(path in (INPUT, *layers) for path in paths):
+        return probabilities
+    written = layer_names(paths, use_input=method.use_input)
+    if len(written) != np.shape(probabilities)[0]:
+        return probabilities  # `sample` says so
+    order = [written.index(name) for name in layer_names(layers, use_input=method.use_input)]
+    known = _checks.is_concrete(probabilities)
+    return tuple(probabilities[at] for at in order) if known else jnp.asarray(probabilities)[np.array(order)]
 
 
 def at_layer(mix: Mix, words: _sampling.Words, names: tuple[str, ...], layer: str | None, probabilities: Any) -> Mix:

@@ -29,13 +29,12 @@ class Words:
     """
 
     def __init__(self, key: Array, n: int) -> None:
-        self._key, self._size, self._calls = key, 8 * max(n, 2), 0
-        self._taken = self._size
+        self._key, self._size, self._taken, self._calls = key, 8 * max(n, 2), 0, 0
 
     def take(self, shape: tuple[int, ...]) -> Array:
         """The next words, as many as `shape` holds, at most one for each sample. uint32."""
         count = math.prod(shape)
-        if self._taken + count > self._size:
+        if self._calls == 0 or self._taken + count > self._size:
             key = self._key if self._calls == 0 else jax.random.fold_in(self._key, self._calls)
             self._words = jax.random.bits(key, (self._size,), jnp.uint32)  # flat: of two axes, it compiles slower
             self._taken, self._calls = 0, self._calls + 1

@@ -106,8 +106,8 @@ def still_falls(histories: Sequence[Sequence[Mapping[str, float]]]) -> float:
     """By how much test error fell in the last fifth of the epochs, if by more than it scatters; else 0.
 
     The mean of the last fifth is held against that of the fifth before, all seeds together. It scatters as the values
-    of the fifth before do, over epochs and seeds. Below five epochs, or with a single value, there is nothing to hold
-    it against.
+    of the fifth before do, over epochs and seeds. Below five epochs that were evaluated, or with a single value, there
+    is nothing to hold it against.
 
     Args:
       histories: of a method's runs, as `train` gives them.

@@ -98,7 +98,8 @@ class OptimisationFlags:
     freeze_epochs: Count | None = None  # epochs at the start in which the head learns alone, and norms; None: none
     body_rate: PartOfRate | None = None  # the learning rate of all but the head, as a part of the head's; None: 1
     ema: Between0And1 | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
-    evaluate_every: Count = 1  # epochs from one look at the test images to the next; the last epoch is always evaluated
+    # epochs from one look at the test images to the next, the last of which is always taken; None: after each
+    evaluate_every: Count | None = None
     patience: Count | None = None  # end after so many epochs without one of higher test accuracy; None: after --epochs
 
 
@@ -172,7 +173,7 @@ class Config(
 
     def evaluates(self, epoch: int) -> bool:
         """Whether the test images are looked at after this epoch, counted from 1."""
-        return epoch % self.evaluate_every == 0 or epoch == self.epochs
+        return epoch % (self.evaluate_every or 1) == 0 or epoch == self.epochs
 
     def _check_mixing(self) -> None:
         mix, off = self.mix, self.mix_off_epochs

@@ -36,14 +36,8 @@ class Logs:
         self._events: Path | None = None
         self._unwritten = io.BytesIO()  # events
 
-    def epoch(self, history: Sequence[Mapping[str, float]], losses: Sequence[float]) -> None:
-        """Write what is known when an epoch ends.
-
-        Args:
-          history: a record of each epoch so far, of numbers by name; "step" is how many steps were done by then.
-          losses: of the epoch's steps, the last one of which is that "step".
-        """
-        step = int(history[-1]["step"])
+    def steps(self, step: int, losses: Sequence[float]) -> None:
+        """Keep the losses of the steps up to `step`, until the next epoch that was evaluated is written."""
         first = step - len(losses) + 1
         if self._events is None:
             self._events = self._new_file(first)
@@ -51,6 +45,15 @@ class Logs:
             self._note(step=first, session_log=SessionLog(status=SessionLog.START))  # forget older events from here on
         for each, loss in enumerate(losses, first):
             self._note(step=each, summary=_scalars({"loss": loss}))
+
+    def epoch(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Write what is known when an epoch was evaluated.
+
+        Args:
+          history: a record of each such epoch so far, of numbers by name; "step" is how many steps were done by then.
+        """
+        step = int(history[-1]["step"])
+        assert self._events is not None, "steps come first"
         rest = {name: value for name, value in history[-1].items() if name not in ("step", "loss")}
         self._note(step=step, summary=_scalars(rest))
         try:
@@ -58,7 +61,7 @@ class Logs:
             write_jsonl(self._folder / "metrics.jsonl", history)
             self._append(self._events)
         except OSError as error:
-            print(f"{error}: what epoch {len(history)} measured is not written yet.", file=sys.stderr)
+            print(f"{error}: what epoch {history[-1]['epoch']} measured is not written yet.", file=sys.stderr)
 
     def _new_file(self, first: int) -> Path:
         path = self._folder / f"{_EVENTS}{first:09}"  # TensorBoard reads them in the order of their names

@@ -123,6 +123,8 @@ def train(
                         raise report_failed_step(
                             config, tuple(image_size), epoch_recipe, step, index, loss, checkpoints
                         )
+                if ends and logs:
+                    logs.steps(done, losses)
                 if ends and config.evaluates(epoch):
                     mean_loss = float(np.asarray(losses, np.float32).mean())
                     found = evaluate(learner.evaluated, dataset, split, watched)
@@ -130,7 +132,7 @@ def train(
                         {"epoch": epoch, "step": done, "loss": mean_loss, **train_accuracy(hits, epoch_steps), **found}
                     )
                     if logs:
-                        logs.epoch(history, losses)
+                        logs.epoch(history)
                     saves = saves or has_ended(history, config.patience)
                     if best and best_epoch(history) is history[-1]:
                         best.save(done, state, {"history": history, "losses": [], "hits": []})

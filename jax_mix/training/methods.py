@@ -40,6 +40,7 @@ _CALLED = {
 }
 LEAST_ALPHA = 1e-3  # with less, fewer than one in 200 lambdas of Beta(alpha, alpha) is between 0.01 and 0.99
 _CONSTANTS = {"True": True, "False": False, "None": None}
+_WITHOUT = {False: (1,), True: (0, 1)}  # lambdas that mix nothing, folded or not
 _NOT_HERE = ("groups", "spatial_axes")  # --mix-groups says the first, and images have two axes
 
 
@@ -121,6 +122,8 @@ def make(
         some = most >= LEAST_ALPHA or each.lam is not None or getattr(each, "side", None) is not None
         told = f"{where}: alpha must be at least {LEAST_ALPHA}, below which next to nothing is mixed, got {most}."
         require(some, told)
+        nothing = each.probability == 0 or each.lam in _WITHOUT[each.fold] or getattr(each, "side", None) == 0
+        require(not nothing, f"{where}: {_described(each)} mixes nothing: leave it out, or give none.")
     return method
 
 
@@ -261,6 +264,7 @@ def _given(name: str, arguments: str, where: str) -> dict[str, str]:
         found = re.fullmatch(r"\s*(\w+)\s*=(.*)", argument, re.DOTALL)
         if found is None:
             told = ", ".join(f"{each}=" for each in names)
+            require(bool(argument.strip()), f"{where}: {name} has a comma with nothing behind it or before it.")
             require(not named and i < len(in_order), f"{where}: {shown(argument)} needs its name, one of {told}.")
             key, value = in_order[i], argument
         else:
@@ -279,6 +283,9 @@ def _made(part: Part, alpha: float | None, where: str) -> Any:
     values = {name: _value(text, where) for name, text in part.given.items()}
     if part.name in METHODS and isinstance(values.get("alpha", 1.0), (str, bool, type(None))):
         raise UserError(f"{where}: alpha must be a number, as in {part.name}:0.4, got {part.given['alpha']!r}.")
+    instead = [name for name in ("lam", "side") if name in values and part.name in METHODS]
+    told = f"{where}: {' and '.join(instead)} stands in the place of alpha: drop one."
+    require(not instead or "alpha" not in values, told)
     if alpha is not None and part.leaves_alpha:
         values["alpha"] = alpha
     for name, parameter in inspect.signature(call).parameters.items():

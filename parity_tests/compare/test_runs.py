@@ -11,15 +11,12 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from tqdm.auto import tqdm
 
 import train
 from jax_mix.compare import command, planar, seeds, summary
 from jax_mix.compare.settings import Comparison
-from jax_mix.training import data, evaluation, loop
-from jax_mix.training.build import make_learner, prepare, resolve, split_seed
-from jax_mix.training.config import Config
-from jax_mix.training.errors import TrainingFailed
+from jax_mix.training import evaluation, loop
+from jax_mix.training.build import make_learner, split_seed
 from parity_tests.tolerances import assert_close
 
 SMALL = ["--model", "mlp", "--epochs", "2", "--seeds", "2", "--noise-levels", "0.5", "--radii", "0.1"]
@@ -342,43 +339,6 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_numbers(
         for one, other in zip(ours["history"], whole["history"], strict=True):
             assert_close(list(one.values()), list(other.values()), "another order of summation")
     assert not [path for path in (tmp_path / "it" / "runs").iterdir() if path.is_dir()]  # no checkpoint is left
-
-
-@pytest.mark.parametrize("flags", [{}, {"mix_off_epochs": 1, "ema": 0.9}, {"accumulate": 2, "alpha_end": 0.2}])
-def test_seeds_trained_as_one_are_those_trained_alone(flags, digits, capsys):
-    config = Config(mix="manifold", model="mlp", epochs=2, train_images=320, devices=1, **flags)
-    configs = [resolve(dataclasses.replace(config, seed=seed)) for seed in range(3)]
-    datasets = [data.corrupt_labels(digits, 0.5, split_seed(each)[4]) for each in configs]
-    together = seeds.train_seeds(configs, datasets, tqdm(disable=True))
-    for each, dataset, (_, found) in zip(configs, datasets, together, strict=True):
-        _, history = loop.train(prepare(each, dataset))
-        for one, other in zip(history, found, strict=True):
-            assert_close(list(other.values()), list(one.values()), "another order of summation")
-
-
-def test_a_seed_that_fails_leaves_the_others(digits):
-    configs = [resolve(Config(mix="none", model="mlp", epochs=2, devices=1, seed=seed)) for seed in (0, 1)]
-    broken = digits.train._replace(image=digits.train.image)
-    datasets = [digits, dataclasses.replace(digits, train=broken)]
-    make = make_learner
-
-    def one_too_high(config, model, steps):
-        learner = make(config, model, steps)
-        if config.seed == 1:
-            learner.model.head.kernel[...] = learner.model.head.kernel[...] * np.float32(np.inf)
-        return learner
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seeds, "make_learner", one_too_high)
-        fine, failed = seeds.train_seeds(configs, datasets, tqdm(disable=True))
-    assert isinstance(failed, TrainingFailed)
-    assert fine[1][-1]["accuracy"] > 0.5
-
-
-def test_seeds_are_trained_as_one_without_convolutions(digits):
-    assert seeds.is_faster(Config(model="mlp", devices=1), digits)
-    assert not seeds.is_faster(Config(devices=1), digits)
-    assert not seeds.is_faster(Config(model="mlp", devices=8), digits)
 
 
 def test_on_the_plane_mixing_widens_boundaries(monkeypatch):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from flax import nnx
 
 import jax_mix
 from jax_mix import CutMix, ManifoldMixup, MixUp, OneOf, _sampling
@@ -234,3 +235,27 @@ def test_layer_probabilities_are_a_schedule():
     assert set(layers(jnp.array([0.0, 1.0, 0.0])).tolist()) == {1}
     method = ManifoldMixup(1.0, layers=("a", "b"), layer_probabilities=np.array([0.5, 0.3, 0.2]))
     assert hash(method) == hash(ManifoldMixup(1.0, layers=("a", "b"), layer_probabilities=(0.5, 0.3, 0.2)))
+
+
+def test_probabilities_stay_with_their_layers_when_these_are_found():
+    """`bind` puts layers in running order."""
+    mlp = nnx.Sequential(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(4, 4, rngs=nnx.Rngs(1)))
+    x = jax.ShapeDtypeStruct((8, 4), "float32")
+    for use_input, probabilities in ((False, (1.0, 0.0)), (True, (0.0, 1.0, 0.0))):
+
+        def drawn(probabilities, use_input=use_input):
+            layers = ("layers.2", "layers.0")
+            method = ManifoldMixup(1.0, layers=layers, use_input=use_input, layer_probabilities=probabilities)
+            bound = method.bind(mlp, x)
+            assert bound.layers == layers[::-1]
+            mixes = method.sample(KEY, (8, 4)), bound.sample(KEY, (8, 4))
+            return [jnp.array([mix.layers.index("layers.2") == mix.layer]) for mix in mixes]
+
+        assert all(map(bool, drawn(probabilities)))
+        assert all(map(bool, jax.jit(drawn)(jnp.array(probabilities))))
+
+
+def test_a_batch_of_none_is_drawn():
+    for method in (MixUp(1.0), CutMix(1.0), CutMix(1.0, per="sample")):
+        mix = method.sample(KEY, (0, 8, 8, 1))
+        assert (mix.lam.shape, mix.partner.shape) == ((0,), (0,))

@@ -55,9 +55,12 @@ def test_a_run_does_not_go_on_with_another(name, saved):
         checkpoints.restore({"x": jnp.zeros(2)})
 
 
+LATER = ("keep_best", "patience", "evaluate_every", "mix_per", "weights", "normalize", "freeze_epochs", "body_rate")
+
+
 def test_a_flag_that_an_earlier_version_had_not_is_unused_in_its_runs(saved):
     _, depends_on = saved
-    earlier = {name: value for name, value in depends_on.items() if name not in ("keep_best", "patience")}
+    earlier = {name: value for name, value in depends_on.items() if name not in LATER}
     assert differences(earlier, depends_on) == ""
     assert differences(earlier, depends_on | {"keep_best": True}) == "--keep-best None; now it is True"
     assert differences(earlier, depends_on | {"patience": 3}) == "--patience None; now it is 3"

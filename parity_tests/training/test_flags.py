@@ -160,6 +160,17 @@ BAD_INPUT = {
     "mix with a wrong argument": (["--mix", "cutmix:box=papr"], ["box is 'papr'", "did you mean 'paper'"]),
     "mix with an argument twice": (["--mix", "mixup:0.4,alpha=1"], ["alpha is given twice"]),
     "mix with one argument more": (["--mix", "mixup:0.4,batch"], ["'batch' needs its name", "per="]),
+    "mix with a comma too many": (["--mix", "mixup:0.4,"], ["mixup has a comma with nothing behind it"]),
+    "mix with two in one place": (["--mix", "mixup:0.4,lam=0.5"], ["lam stands in the place of alpha", "drop one"]),
+    "mix that mixes nothing": (["--mix", "cutmix:probability=0"], ["CutMix", "mixes nothing", "none"]),
+    "mix with one probability": (
+        ["--mix", "manifold:layer_probabilities=0.5"],
+        ["must be a number for each layer", "0.5"],
+    ),
+    "mix at a layer without pixels": (
+        ["--model", "mlp", "--mix", "cutmix:layers=hidden.0"],
+        ["--mix cutmix:layers=hidden.0", "two spatial axes", "'hidden.0'", "(2, 128)"],
+    ),
     "mix with an argument behind a name": (["--mix", "timm:mode=elem,0.8"], ["'0.8' needs its name"]),
     "mix without what it needs": (["--mix", "big_vision_mixup"], ["big_vision_mixup needs p"]),
     "mix by code": (["--mix", "mixup:open('x')"], ["\"open('x')\" is no number, no word"]),

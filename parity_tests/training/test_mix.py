@@ -56,7 +56,7 @@ def test_flags_reach_the_methods_that_leave_them_open():
 
 
 def test_every_row_of_the_recipes_page_can_be_trained():
-    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text().partition("## Who has what")[0]
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 20
     for _, recipe, mix, _ in rows:
