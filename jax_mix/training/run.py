@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,7 +62,8 @@ def choose_folder(config: Config) -> Path:
     run; with `--resume` or `--overwrite` the last of them that there is.
 
     Raises:
-      UserError: `--name` is that of a finished run; `--resume` finds none; or nothing can be written there.
+      UserError: `--name` is that of a finished run; `--resume` finds none; `--weights` are in the folder; or nothing
+        can be written there.
     """
     first = folder_of(config, f"{{dataset}}-{file_name(config.mix)}-{config.seed}")
     if config.name:
@@ -77,8 +79,22 @@ def choose_folder(config: Config) -> Path:
         folder = there[-1] if again else first.with_name(f"{first.name}-{len(there) + 1}") if there else first
     begun = (folder / "config.json").exists() or any((folder / "checkpoints").glob("[0-9]*"))
     require(begun or not config.resume, f"--resume: there is no checkpoint in '{folder / 'checkpoints'}'.")
+    if config.weights:
+        _check_apart(config.weights, folder)
     check_writable(folder)
     return folder
+
+
+def _check_apart(weights: str, folder: Path) -> None:
+    """Raise `UserError` if a run would write over the weights that it starts from: it reads them to go on, too."""
+    given = expanded(weights)
+    ways = (os.path.realpath, os.path.abspath)  # a link in the folder, to what is elsewhere, is in it as well
+    inside = any(Path(way(given)).is_relative_to(way(folder)) for way in ways)
+    require(
+        not inside,
+        f"--weights: '{weights}' is the run's own folder, '{folder}', or in it, where the run writes over it: "
+        "give this run another --name.",
+    )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ import difflib
 import importlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
 
 _OF_TORCH = (".pt", ".pth", ".bin", ".tar", ".ckpt")
 _UNUSED = "num_batches_tracked"  # PyTorch counts the batches of a BatchNorm, and does not use it
+# What is beside the weights in a file that train.py export wrote, all of it lists.
+_BESIDE: dict[str, tuple[Callable[[list[Any]], bool], str]] = {
+    "class_names": (lambda names: all(isinstance(each, str) for each in names), "a list of names"),
+    "image_shape": (
+        lambda shape: len(shape) == 3 and all(type(each) is int and each > 0 for each in shape),
+        "height, width and channels, positive whole numbers",
+    ),
+    "mean": (lambda numbers: all(type(each) in (int, float) for each in numbers), "a list of numbers"),
+    "std": (lambda numbers: all(type(each) in (int, float) for each in numbers), "a list of numbers"),
+}
 _SHOWN = 3  # arrays of each kind that are named
 
 
@@ -110,7 +121,9 @@ def start_from(
     told = [f"weights: those of '{weights}'"]
 
     position = given.name(("position",))
-    if isinstance(model, models.ViT) and {position} <= arrays.keys() & own.keys():
+    both = {position} <= arrays.keys() & own.keys()
+    if both and isinstance(model, models.ViT) and _is_of_patches(arrays[position], model):
+        _check_numbers(position, arrays[position], own[position][1], f"'{weights}'")
         arrays[position], resampled = _of_size(arrays[position], model, (rows, columns), given.image_size, weights)
         told += resampled
     head = [each for each, (at, _) in own.items() if at[0] == models.head_of(model)]
@@ -186,16 +199,34 @@ def _check_fit(
     if missing or left or wrong:
         raise UserError(f"--weights: {where} does not fit --model {model}: {'; '.join(filter(None, told))}.")
     for each in both:
-        array = arrays[each]
-        kinds = {bool(jnp.issubdtype(a.dtype, jnp.floating)) for a in (array, wanted[each])}
-        require(len(kinds) == 1, f"--weights: {each} in {where} is of {array.dtype}, not of {wanted[each].dtype}.")
-        finite = bool(np.isfinite(array.astype(np.float32)).all())
-        require(finite, f"--weights: {each} in {where} has numbers that are infinite or nan.")
+        _check_numbers(each, arrays[each], wanted[each], where)
+
+
+def _check_numbers(name: str, array: np.ndarray, wanted: nnx.Variable[Any], where: str) -> None:
+    """Raise `UserError` unless the numbers of an array can be those of a variable."""
+    kinds = {bool(jnp.issubdtype(a.dtype, jnp.floating)) for a in (array, wanted)}
+    require(len(kinds) == 1, f"--weights: {name} in {where} is of {array.dtype}, not of {wanted.dtype}.")
+    finite = bool(np.isfinite(array.astype(np.float32)).all())
+    require(finite, f"--weights: {name} in {where} has numbers that are infinite or nan.")
+    is_variance = isinstance(wanted, nnx.BatchStat) and name.split(".")[-1] in ("var", "running_var")
+    negative = is_variance and bool((array < 0).any())
+    require(not negative, f"--weights: {name} in {where} is a variance, and has numbers below 0.")
 
 
 def _some(what: str, shown: Sequence[str], count: int) -> str:
     more = f" and {count - len(shown)} more" if count > len(shown) else ""
     return f"{what} {', '.join(shown)}{more}" if shown else ""
+
+
+def _is_of_patches(position: np.ndarray, model: models.ViT) -> bool:
+    """Whether positions differ from the model's in the number of patches at most; if not, they do not fit."""
+    one, _, width = model.position.shape
+    return position.ndim == 3 and position.shape[::2] == (one, width) and position.shape[1] > _prefix(model)
+
+
+def _prefix(model: models.ViT) -> int:
+    """How many tokens come before those of the patches."""
+    return 0 if model.token is None else 1
 
 
 def _of_size(
@@ -206,15 +237,18 @@ def _of_size(
     weights: str,
 ) -> tuple[np.ndarray, list[str]]:
     """A vision transformer's positions for the patches of an image, and what was done, if anything."""
-    prefix = 0 if model.token is None else 1
+    prefix = _prefix(model)
     rows, columns = (size // patch for size, patch in zip(image_size, model.patch.kernel_size, strict=True))
     count = position.shape[1] - prefix
-    side = math.isqrt(max(count, 0))
+    side = math.isqrt(count)
     if made_for is None:
         require(side * side == count, f"--weights: '{weights}' has positions of {count} patches, which are no square.")
         old = (side, side)
     else:
         old = (made_for[0] // model.patch.kernel_size[0], made_for[1] // model.patch.kernel_size[1])
+        size = f"{made_for[0]} x {made_for[1]}"
+        told = f"positions of {count} patches, but is for images of {size}, which are {old[0]} x {old[1]} patches"
+        require(math.prod(old) == count, f"--weights: '{weights}' has {told}.")
     if old == (rows, columns):
         return position, []
     told = f"its positions of {old[0]} x {old[1]} patches resampled to {rows} x {columns}"
@@ -240,9 +274,12 @@ def resampled(
 
 
 def _existing(weights: str) -> Path:
+    require(weights != "", "--weights is empty: give a file or a run's folder, or leave it out.")
     path = expanded(weights)
     if not path.exists():
-        beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        if path.is_symlink():
+            raise UserError(f"--weights: '{weights}' is a link to '{os.readlink(path)}', which cannot be found.")
+        beside = [each.name for each in path.parent.iterdir() if each.exists()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, beside, 1)
         raise UserError(
             f"--weights: there is no file or folder '{weights}'"
@@ -296,10 +333,16 @@ def _exported(path: Path) -> dict[str, Any] | None:
     try:
         with safetensors.safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-        names = ("class_names", "image_shape", "mean", "std")
-        return {name: json.loads(metadata[name]) for name in names} if metadata.keys() >= set(names) else None
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        if not metadata.keys() >= _BESIDE.keys():
+            return None
+        exported = {name: json.loads(metadata[name]) for name in _BESIDE}
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
+    for name, (are_right, wanted) in _BESIDE.items():
+        value = exported[name]
+        right = isinstance(value, list) and are_right(value)
+        require(right, f"--weights: {name} in '{path}' must be {wanted}; got {metadata[name]:.100}.")
+    return exported
 
 
 def _of_torch(path: Path) -> dict[str, np.ndarray]:
@@ -317,9 +360,18 @@ def _of_torch(path: Path) -> dict[str, np.ndarray]:
     for name in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
-    tensors = isinstance(loaded, Mapping) and all(isinstance(each, torch.Tensor) for each in loaded.values())
-    require(bool(tensors and loaded), f"--weights: '{path}' holds no weights by name, as a state_dict does.")
-    return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in loaded.items()}
+    by_name = isinstance(loaded, Mapping) and all(
+        isinstance(name, str) and isinstance(each, torch.Tensor) for name, each in loaded.items()
+    )
+    require(bool(by_name and loaded), f"--weights: '{path}' holds no weights by name, as a state_dict does.")
+    arrays = {}
+    for name, t in loaded.items():
+        try:
+            arrays[name] = (t.float() if t.is_floating_point() else t).numpy(force=True)
+        except (RuntimeError, TypeError) as error:  # what is sparse, quantized, or without numbers
+            kind = f"{t.dtype}, {t.layout}, on device {t.device}"
+            raise UserError(f"--weights: {name} in '{path}' is no plain array of numbers, but {kind}.") from error
+    return arrays
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

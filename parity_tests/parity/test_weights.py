@@ -32,11 +32,12 @@ NETWORKS = {
 FILES = {
     ".safetensors": safetensors.torch.save_file,
     ".pth": torch.save,
+    ".bin": lambda arrays, path: torch.save({name: torch.nn.Parameter(t) for name, t in arrays.items()}, path),
     ".pt": lambda arrays, path: torch.save({"model": arrays, "epoch": 3}, path),
     ".tar": lambda arrays, path: torch.save({"state_dict": {f"module.{n}": t for n, t in arrays.items()}}, path),
 }
 KINDS = [("resnet18", ".pth"), ("resnet34", ".tar"), ("resnet50", ".safetensors"), ("xresnet18", ".pt")]
-KINDS += [(VIT, ".safetensors"), ("convnext_tiny", ".pth")]
+KINDS += [(VIT, ".safetensors"), ("convnext_tiny", ".bin")]
 
 
 def given(name):
@@ -82,12 +83,35 @@ def test_files_of_pytorch_that_hold_no_weights_are_told(tmp_path):
     torch.save(model, tmp_path / "whole.pt")
     torch.save([torch.zeros(3)], tmp_path / "list.pt")
     (tmp_path / "damaged.pt").write_bytes(b"PK123")
+    torch.save({0: torch.zeros(3)}, tmp_path / "numbered.pt")
     cases = {"whole": "cannot be read as weights (Unpick", "list": "holds no weights by name", "damaged": "be read as"}
+    cases["numbered"] = "holds no weights by name"
     for name, told in cases.items():
         with pytest.raises(UserError) as caught:
             start(tmp_path / f"{name}.pt", "resnet18")
         assert told in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+
+
+ODD = {
+    "sparse": (lambda t: t.to_sparse(), "torch.float32, torch.sparse_coo, on device cpu"),
+    "quantized": (
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.quint8),
+        "torch.quint8, torch.strided, on device cpu",
+    ),
+    "meta": (lambda t: t.to("meta"), "torch.float32, torch.strided, on device meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's own, of what it reads
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_no_plain_arrays_are_told(kind, tmp_path):
+    change, told = ODD[kind]
+    path = tmp_path / "file.pth"
+    torch.save({"conv1.weight": change(torch.ones(3))}, path)
+    with pytest.raises(UserError) as caught:
+        start(path, "resnet18")
+    assert str(caught.value) == f"--weights: conv1.weight in '{path}' is no plain array of numbers, but {told}."
 
 
 def test_positions_are_resampled_as_timms():

@@ -19,6 +19,7 @@ from jax_mix.training.build import load, make_learner, prepare, resolve
 from jax_mix.training.config import Config
 from jax_mix.training.errors import Stopped, UserError
 from jax_mix.training.models.torch_names import twin, variables
+from jax_mix.training.run import choose_folder
 from parity_tests.training.given_runs import given_run, random_set
 
 SHAPE = (32, 32, 3)
@@ -99,6 +100,10 @@ MISFITS = {
         lambda a: a | {"bn1.bias": np.full(64, np.nan, np.float16)},
         "bn1.bias in '{path}' has numbers that are infinite or nan.",
     ),
+    "a variance below 0": (
+        lambda a: a | {"bn1.running_var": np.full(64, -0.5, np.float16)},
+        "bn1.running_var in '{path}' is a variance, and has numbers below 0.",
+    ),
 }
 
 
@@ -118,6 +123,7 @@ def test_what_is_no_weights_is_told(resnet, tmp_path, monkeypatch):
     (tmp_path / "damaged.safetensors").write_bytes(b"123456789")
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "file.pth").write_bytes(b"")
+    (tmp_path / "link.pth").symlink_to("gone.pth")
     import_module = importlib.import_module
 
     def without_torch(name, *others):
@@ -133,10 +139,14 @@ def test_what_is_no_weights_is_told(resnet, tmp_path, monkeypatch):
         tmp_path / "notes.txt": r"must be a \.safetensors, a file of PyTorch, \.pt .*, or a run's folder",
         tmp_path / "file.pth": "is a file of PyTorch, which is not installed: pip install torch, or give",
         tmp_path: "--weights: there is no run in ",
+        tmp_path / "link.pth": f"'{tmp_path}/link.pth' is a link to 'gone.pth', which cannot be found",
+        tmp_path / "links.pth": r"there is no file or folder '.*links\.pth'\.$",  # that link is not meant
+        "": "--weights is empty: give a file or a run's folder, or leave it out",
     }
+    model = abstract("resnet18")
     for path, told in cases.items():
         with pytest.raises(UserError, match=told):
-            start(path, abstract("resnet18"))
+            start(path, model)
     grey = (32, 32, 1)
     with pytest.raises(UserError, match="cannot be read for --model resnet18: torchvision's resnet18 is of channels 3"):
         start(resnet[0], abstract("resnet18", shape=grey), shape=grey)
@@ -223,6 +233,80 @@ def test_positions_are_resampled_or_refused(tmp_path):
     path = saved(tmp_path, given, **about([f"class {i}" for i in range(7)], (32, 48, 3)))
     assert start(path, model, VIT, shape=(32, 48, 3)) == f"weights: those of '{path}'"
     np.testing.assert_array_equal(model.position[...], given["pos_embed"])
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """The arrays of a vision transformer of 2 x 2 patches, and where they go."""
+    return arrays_of(VIT), abstract(VIT)
+
+
+@pytest.mark.parametrize("shape", [(384,), (5, 384), (2, 5, 384), (1, 1, 384), (1, 1, 5, 384), (1, 17, 100)])
+def test_positions_of_another_shape_are_told(shape, vit, tmp_path):
+    path = saved(tmp_path, vit[0] | {"pos_embed": np.zeros(shape, np.float16)})
+    told = f"of another shape pos_embed is {list(shape)} there and [1, 5, 384] here."
+    with pytest.raises(UserError, match=re.escape(told)):
+        start(path, vit[1], VIT)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64])
+@pytest.mark.parametrize("tokens", [5, 17])
+def test_positions_that_are_no_floats_are_told(dtype, tokens, vit, tmp_path):
+    path = saved(tmp_path, vit[0] | {"pos_embed": np.zeros((1, tokens, 384), dtype)})
+    with pytest.raises(UserError, match=f"pos_embed in '.*' is of {np.dtype(dtype)}, not of float32"):
+        start(path, vit[1], VIT)
+
+
+BESIDE = {
+    "image_shape": (
+        *("7", "null", '"abc"', "[]", "[32, 32]", "[0, 32, 3]", "[32.0, 32, 3]", "[true, 32, 3]", '{"0": 32}'),
+        "must be height, width and channels, positive whole numbers; got ",
+    ),
+    "class_names": ("7", '"abc"', "[1, 2]", "must be a list of names; got "),
+    "mean": ("7", '["a"]', "[null]", "must be a list of numbers; got "),
+    "std": ("7", "[[1]]", "must be a list of numbers; got "),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_beside_weights_is_checked(name, tmp_path):
+    *values, told = BESIDE[name]
+    for value in values:
+        path = saved(tmp_path, {"a": np.zeros(1)}, **about(["cat"]) | {name: value})
+        with pytest.raises(UserError, match=re.escape(f"--weights: {name} in '{path}' {told}{value}.")):
+            weights.normalization(str(path), "resnet18")
+    path = saved(tmp_path, {"a": np.zeros(1)}, **about(["cat"]) | {name: "[" * 100_000})
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        weights.normalization(str(path), "resnet18")
+
+
+def test_positions_and_the_shape_of_images_beside_them_must_agree(vit, tmp_path):
+    path = saved(tmp_path, vit[0], **about([f"class {i}" for i in range(7)], (32, 48, 3)))
+    with pytest.raises(UserError, match="of 4 patches, but is for images of 32 x 48, which are 2 x 3 patches"):
+        start(path, vit[1], VIT)
+
+
+@pytest.mark.parametrize("name", ["a", None])
+@pytest.mark.parametrize("inside", ["", "weights.safetensors", "deep/file.pth", "link.pth"])
+@pytest.mark.parametrize("again", ["overwrite", "resume"])
+def test_a_run_does_not_start_from_the_folder_that_it_writes_over(name, inside, again, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other.pth"
+    folder = out / (name or "digits-none-0")
+    (folder / "deep").mkdir(parents=True)
+    for file in (other, *(folder / each for each in ("config.json", "metrics.json", "weights.safetensors"))):
+        file.write_text("{}")
+    (folder / "link.pth").symlink_to(other)
+    (tmp_path / "alias").symlink_to(folder)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    config = Config(out=str(out), name=name, mix="none", model="mlp", **{again: True})
+    given = [folder / inside] + ([tmp_path / "alias" / inside] if inside != "link.pth" else [])
+    for path in given:
+        told = f"--weights: '{path}' is the run's own folder, '{folder}', or in it, where the run writes over it: give "
+        with pytest.raises(UserError, match=re.escape(told)):
+            train.run(dataclasses.replace(config, weights=str(path)))
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    beside = dataclasses.replace(config, weights=str(folder.with_name(f"{folder.name}2")))
+    assert choose_folder(beside) == folder
 
 
 FLAGS = {"mix": "none", "model": "mlp", "batch_size": 256, "epochs": 3, "devices": 1, "learning_rate": 0.02}
