@@ -30,7 +30,7 @@ def random_mix(seed, n, **kwargs):
 def test_blend_is_the_formula(n, rest, dtype, seed):
     x = np.random.default_rng(seed).standard_normal((n, *rest)).astype(dtype)
     mix = random_mix(seed, n)
-    got = mix.blend(jnp.asarray(x))
+    got = jax.jit(lambda mix, x: mix.blend(x))(mix, x)  # one program is compiled sooner than a dozen operations
     assert got.dtype == x.dtype
     wide, partners = x.astype(np.float64), x[mix.partner].astype(np.float64)
     lam = mix.lam.astype(np.float64).reshape(n, *[1] * len(rest))

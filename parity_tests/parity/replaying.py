@@ -8,7 +8,6 @@ import contextlib
 from typing import Any, NamedTuple
 from unittest import mock
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -24,10 +23,23 @@ class Drawn(NamedTuple):
     value: Any
 
 
+def _from_0(parameters, value):
+    low, high = parameters
+    return Drawn((np.subtract(high, low),), np.subtract(value, low))
+
+
+def _from_0_to_1(parameters, value):
+    low, high = parameters
+    return Drawn((), np.subtract(value, low) / np.subtract(high, low))
+
+
 @contextlib.contextmanager
 def replayed(**given):
     """jax_mix draws what is `given`: a list of `Drawn` for each of `beta`, `integers`, `uniform`, ... in order."""
     queues = {name: list(drawn) for name, drawn in given.items()}
+    # Ours are counted from 0, and of a range the part from 0 to 1: of another range, they end elsewhere.
+    for name, ours in (("integers", _from_0), ("uniform", _from_0_to_1)):
+        queues[name] = [ours(*drawn) for drawn in queues.get(name, ())]
 
     def take(name, shape, parameters, instead=0.0):
         assert queues.get(name), f"jax_mix draws {name} of {parameters}, which the other library did not"
@@ -40,29 +52,30 @@ def replayed(**given):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=name)
         return np.where(there, value, instead)
 
-    def integers(key, shape, minval, maxval, dtype):
-        return jnp.asarray(take("integers", shape, (minval, maxval), minval), dtype)
+    def below(self, count, shape):
+        return jnp.asarray(take("integers", shape, (count,)), jnp.int32)
 
-    def uniform(key, shape=(), dtype=jnp.float32, minval=0.0, maxval=1.0):
-        return jnp.asarray(take("uniform", shape, (minval, maxval)), dtype)
+    def uniform(self, shape):
+        return jnp.asarray(take("uniform", shape, ()), jnp.float32)
 
-    def permutation(key, index):
-        return jnp.asarray(take("partner", index.shape, ()), jnp.int32)
+    def order(self, shape):
+        return jnp.asarray(take("partner", shape[1:], ()).reshape(shape), jnp.int32)
 
-    def beta(key, alpha, shape):
+    def beta(words, alpha, shape):
         return jnp.asarray(take("beta", shape, (alpha,), 0.5), jnp.float32)
 
-    def applies(key, probability, shape):
-        return jnp.asarray(take("applies", shape, (probability,)), bool)
+    def applies(words, probability, shape):
+        always = isinstance(probability, (int, float)) and probability == 1
+        return None if always else jnp.asarray(take("applies", shape, (probability,)), bool)
 
-    def choices(key, count, shape, probabilities):
+    def choices(words, count, shape, probabilities):
         return jnp.asarray(take("choice", shape, tuple(probabilities)), jnp.int32)
 
     with contextlib.ExitStack() as stack:
         for module, name, fake in (
-            (jax.random, "randint", integers),
-            (jax.random, "uniform", uniform),
-            (jax.random, "permutation", permutation),
+            (_sampling.Words, "below", below),
+            (_sampling.Words, "uniform", uniform),
+            (_sampling.Words, "order", order),
             (_sampling, "symmetric_beta", beta),
             (_sampling, "applies", applies),
             (_sampling, "choices", choices),

@@ -270,7 +270,7 @@ def test_every_recipe_draws(name):
 
 def test_the_pages_table_says_what_a_recipe_is_made_of():
     page = (ROOT / "docs" / "recipes.md").read_text()
-    rows = re.findall(r"^\| [^|]+ \| `(\w+\(.*?\))` \| `(\w+\(.*?\))`[^|]*\|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| [^|]+ \| `(\w+\(.*?\))` \| `[^|]+` \| `(\w+\(.*?\))`[^|]*\|$", page, re.MULTILINE)
     assert len(rows) == 18
     for recipe, method in rows:
         assert eval(recipe, vars(recipes).copy()) == eval(method, vars(jax_mix).copy()), recipe
