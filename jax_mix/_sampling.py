@@ -22,24 +22,26 @@ BOXES: tuple[str, ...] = get_args(Box)
 
 
 class Words:
-    """The random 32-bit words of one batch's draw, from which all that is drawn takes its own, in order.
+    """The random 32-bit words of one batch's draw: rows of one for each sample, a row for whatever is drawn.
 
     They come from one call of the generator, since compiled for a CPU each costs as much as a layer of a network; a
-    draw that needs more than eight for each sample calls it again.
+    draw that needs more rows calls it again. A row can be split over devices as the batch is.
     """
 
+    ROWS = 12
+
     def __init__(self, key: Array, n: int) -> None:
-        self._key, self._size, self._taken, self._calls = key, 8 * max(n, 2), 0, 0
+        self._key, self._n, self._taken = key, max(n, 1), 0
 
     def take(self, shape: tuple[int, ...]) -> Array:
-        """The next words, as many as `shape` holds, at most one for each sample. uint32."""
-        count = math.prod(shape)
-        if self._calls == 0 or self._taken + count > self._size:
-            key = self._key if self._calls == 0 else jax.random.fold_in(self._key, self._calls)
-            self._words = jax.random.bits(key, (self._size,), jnp.uint32)  # flat: of two axes, it compiles slower
-            self._taken, self._calls = 0, self._calls + 1
-        self._taken += count
-        return self._words[self._taken - count : self._taken].reshape(shape)
+        """The next row, or as much of it as `shape` holds. uint32."""
+        call, row = divmod(self._taken, self.ROWS)
+        if row == 0:
+            key = self._key if call == 0 else jax.random.fold_in(self._key, call)
+            words = jax.random.bits(key, (self.ROWS * self._n,), jnp.uint32)  # of two axes, it compiles slower
+            self._words = words.reshape(self.ROWS, self._n)
+        self._taken += 1
+        return self._words[row, : math.prod(shape)].reshape(shape)
 
     def uniform(self, shape: tuple[int, ...]) -> Array:
         """Float32 from 0 up to, not with, 1, in steps of 2^-23."""

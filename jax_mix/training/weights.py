@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from jax_mix.training import models
@@ -311,6 +309,8 @@ def _of_run(folder: Path) -> _Given:
 
 def _of_file(path: Path, found: Twin) -> _Given:
     if path.suffix == ".safetensors":
+        import safetensors.numpy  # here, as in `_exported`: a run without --weights does without
+
         try:
             arrays = safetensors.numpy.load_file(path)  # of bfloat16 too: JAX has told NumPy of it
         except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
@@ -330,6 +330,8 @@ def _exported(path: Path) -> dict[str, Any] | None:
     """What is beside the weights in a file that train.py export wrote; None: it is another."""
     if path.suffix != ".safetensors":
         return None
+    import safetensors
+
     try:
         with safetensors.safe_open(path, "np") as file:
             metadata = file.metadata() or {}

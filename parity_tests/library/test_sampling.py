@@ -184,6 +184,6 @@ def test_a_schedule_that_ends_a_rounding_below_zero_is_at_zero():
     def layer(step, key):
         progress = step / 1000
         probabilities = jnp.array([1 - progress, progress / 2, progress / 2])
-        return _sampling.choices(key, 3, (64,), probabilities)
+        return _sampling.choices(_sampling.Words(key, 64), 3, (64,), probabilities)
 
     assert set(np.asarray(layer(1000, jax.random.key(0))).tolist()) == {1, 2}
