@@ -96,7 +96,7 @@ def test_a_step_draws_as_the_library_does(digits):
         losses = optax.softmax_cross_entropy(logits, mix.targets(jax.nn.one_hot(label, 10)))
         return losses.mean(), accuracy.compute(), mix.box
 
-    for seed in (0, 4):
+    for seed in (0, 2):
         prepared = prepare(resolve(Config(**FLAGS, epochs=1, seed=seed)), few)
         _, order_key, step_key, *_ = split_seed(prepared.config)
         index = data.epoch_batches(order_key, 1, 64, 64)[0]
