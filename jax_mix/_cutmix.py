@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_mix import _checks, _sampling
-from jax_mix._layers import list_layers
+from jax_mix._call import as_call
 from jax_mix._methods import ManifoldMixup, Method, Per, batch, draws, kept, static, words_of
 from jax_mix._mix import Mix
 from jax_mix._places import as_layers, at_layer, layer_names
@@ -97,14 +97,22 @@ class CutMix(Method):
         if self.fold:
             raise ValueError("fold must be False with side, where no lambda is drawn.")
 
-    def bind(self, model: Any, *args: Any, variables: Any = None, **kwargs: Any) -> CutMix:
+    def bind(
+        self,
+        model: Any,
+        *args: Any,
+        variables: Any = None,
+        method: Any = None,
+        mixed: Any = (),
+        strict: bool = False,
+        **kwargs: Any,
+    ) -> CutMix:
         """Find this method's layers in `model`, as `ManifoldMixup.bind` does; without any, the method as it is."""
         if self.layers == ():
             return self
         among = ManifoldMixup(layers=self.layers, use_input=False)  # an input of integers can be cut
-        layers = among.bind(model, *args, variables=variables, **kwargs).layers
-        kwargs.pop("strict", None)
-        outputs = {layer.name: layer.output for layer in list_layers(model, *args, variables=variables, **kwargs)}
+        layers, found = among._find(as_call(model, args, kwargs, variables, method, mixed), strict)
+        outputs = {layer.name: layer.output for layer in found.layers}
         for name in layers:
             for output in jax.tree.leaves(outputs.get(name)):
                 if output.ndim and jnp.issubdtype(output.dtype, jnp.floating):

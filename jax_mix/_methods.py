@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mix import _checks, _sampling
-from jax_mix._call import as_call
+from jax_mix._call import Call, as_call
 from jax_mix._choosing import check_input, choose
 from jax_mix._explain import Explanation, explain
-from jax_mix._layers import find_layers
+from jax_mix._layers import Found, find_layers
 from jax_mix._mix import INPUT, OUTPUT, Mix
 from jax_mix._places import as_layers, at_layer, in_order_of, layer_names
 from jax_mix._sharding import replicated
@@ -302,13 +302,16 @@ class ManifoldMixup(Method):
         >>> jax_mix.ManifoldMixup(2.0, layers="layers.*").bind(mlp, jax.ShapeDtypeStruct((8, 4), "float32")).layers
         ('layers.0', 'layers.2')
         """
-        call = as_call(model, args, kwargs, variables, method, mixed)
+        layers, _ = self._find(as_call(model, args, kwargs, variables, method, mixed), strict)
+        return dataclasses.replace(self, layers=layers, layer_probabilities=in_order_of(layers, self))
+
+    def _find(self, call: Call, strict: bool) -> tuple[tuple[str, ...], Found]:
+        """The paths of the layers that are chosen, and all that the model has."""
         _checks.check_arrays(call.inputs, call.what)
         check_input(call, self.use_input)
         _checks.check_bool("strict", strict)
-        choice = choose(call, find_layers(call, tell=False), self.layers, use_input=self.use_input, strict=strict)
-        probabilities = in_order_of(choice.layers, self)
-        return dataclasses.replace(self, layers=choice.layers, layer_probabilities=probabilities)
+        found = find_layers(call, tell=False)
+        return choose(call, found, self.layers, use_input=self.use_input, strict=strict).layers, found
 
     def explain(
         self, model: Any, *args: Any, variables: Any = None, method: Any = None, mixed: Any = (), **kwargs: Any
