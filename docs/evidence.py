@@ -10,8 +10,9 @@ import json
 import re
 from pathlib import Path
 
-from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.settings import Comparison
 from jax_mix.compare.summary import Found, baseline, find
+from jax_mix.training.methods import label
 
 FOLDER = Path(__file__).parent / "evidence"
 PAGE = Path(__file__).parent / "compare.md"

@@ -18,12 +18,13 @@ import jax_mix
 from jax_mix.compare import page, planar
 from jax_mix.compare.cells import Cells, Record, failed
 from jax_mix.compare.seeds import is_faster
-from jax_mix.compare.settings import QUICK, Cell, Comparison, label
+from jax_mix.compare.settings import QUICK, Cell, Comparison
 from jax_mix.training import data, devices, signals
 from jax_mix.training.build import load, make_model, make_recipe, resolve, split_seed
 from jax_mix.training.command_line import parse
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import check_writable, locked, remove_half_written, write_json
+from jax_mix.training.methods import label
 from jax_mix.training.run import folder_of
 
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from jax_mix.compare import planar
-from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.settings import Comparison
 from jax_mix.compare.styles import THEMES, hues, styles, theme
 from jax_mix.compare.summary import Found, baseline
 from jax_mix.compare.sweep import alpha, many, sweeps
 from jax_mix.training import data, plots
-from jax_mix.training.methods import file_name
+from jax_mix.training.methods import file_name, label
 
 Record = Mapping[str, Any]
 DPI = 130

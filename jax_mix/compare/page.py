@@ -17,11 +17,12 @@ import PIL.Image
 
 from jax_mix.compare import papers, regime, tables
 from jax_mix.compare.figures import DPI, Figures, Picture
-from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.settings import Comparison
 from jax_mix.compare.summary import Found, baseline, find, interval, row
 from jax_mix.compare.sweep import families, many, sweeps, told
 from jax_mix.training import data
 from jax_mix.training.files import write_atomically, write_json
+from jax_mix.training.methods import label
 
 
 def write(

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.settings import Comparison
 from jax_mix.compare.summary import Claim, Found, find
 from jax_mix.compare.sweep import many, told
+from jax_mix.training.methods import label
 
 # Of training images wrong without mixing. In the papers' tables next to none are: networks that large, trained that
 # long, learn all by heart. One in a hundred is what odd images and augmentation leave of "all". One in twenty is no

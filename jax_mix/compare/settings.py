@@ -10,7 +10,6 @@ from jax_mix.training.checks import Count, Must, check_fields, within
 from jax_mix.training.config import Alpha, Config
 from jax_mix.training.errors import require
 
-label = methods.label  # what people call a method
 # Not flags of a comparison.
 _OF_A_RUN = (
     *("mix", "seed", "label_noise", "overwrite", "resume", "coordinator", "num_processes", "process_id"),

@@ -9,9 +9,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 
-from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.settings import Comparison
 from jax_mix.compare.sweep import families
 from jax_mix.plot import PLAIN_TEXT
+from jax_mix.training.methods import label
 
 THEMES = {
     "light": {"paper": "#ffffff", "ink": "#1f2328", "faint": "#d0d7de"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jax_mix.compare.settings import Comparison
-from jax_mix.training.methods import METHODS, label, parse
+from jax_mix.training.methods import METHODS, as_flags, label
 
 _MANY = 6  # methods: of more a table of columns cannot be read, nor a sentence that names each with its interval
 _ENOUGH = 3  # alphas of a method: with fewer there is no curve to see
@@ -17,15 +17,7 @@ def family(method: str) -> str:
     >>> family("mixup:0.2"), family("mixup:0.2,per=batch")
     ('mixup', 'mixup:0.2,per=batch')
     """
-    return method if _of_alpha(method) is None else parse(method)[0].name
-
-
-def _of_alpha(method: str) -> str | None:
-    """The alpha that is written, "" if none is; None of what is not told by its alpha alone."""
-    part, *others = parse(method)
-    if others or part.name not in METHODS or part.given.keys() - {"alpha"}:
-        return None
-    return part.given.get("alpha", "")
+    return as_flags(method)[0]
 
 
 def many(comparison: Comparison) -> bool:
@@ -35,12 +27,10 @@ def many(comparison: Comparison) -> bool:
 
 def alpha(comparison: Comparison, method: str) -> float | None:
     """That of a method, its own or the comparison's; None if it has none, or several."""
-    own = _of_alpha(method)
-    if own is None:
-        return None
-    if own:
-        return float(own)
-    return METHODS[family(method)]().alpha if comparison.alpha is None else comparison.alpha
+    name, own = as_flags(method)
+    if own is not None or name not in METHODS:
+        return own
+    return METHODS[name]().alpha if comparison.alpha is None else comparison.alpha
 
 
 def families(comparison: Comparison) -> dict[str, list[str]]:
@@ -71,6 +61,7 @@ def told(methods: Iterable[str]) -> str:
         groups.setdefault((family(method), ":" in method), []).append(method)
     names = []
     for (name, _), of in groups.items():
-        alphas = ", ".join(sorted((_of_alpha(each) or "" for each in of), key=float)) if len(of) > 1 else ""
+        alphas = ", ".join(f"{each:g}" for each in sorted(as_flags(method)[1] or 0.0 for method in of))
+        alphas = alphas if len(of) > 1 else ""
         names.append(f"{label(name)} (alpha {alphas})" if alphas else label(of[0]))
     return ", ".join(names)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jax_mix.compare.settings import Comparison, label
+from jax_mix.compare.settings import Comparison
 from jax_mix.compare.summary import Found, baseline
 from jax_mix.compare.sweep import alpha, many, sweeps
+from jax_mix.training.methods import label
 
 
 def means(comparison: Comparison, lines: Sequence[Sequence[Found]]) -> dict[str, Any]:

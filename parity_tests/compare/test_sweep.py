@@ -56,6 +56,13 @@ def test_families():
     )
 
 
+def test_an_alpha_that_is_drawn_from_a_range_is_a_family_of_its_own():
+    drawn = "mixup:(0.2,1.0)"
+    comparison = Comparison(methods=("mixup:0.1", drawn, "timm"))
+    assert sweep.families(comparison) == {"mixup": ["mixup:0.1"], drawn: [drawn], "timm": ["timm"]}
+    assert sweep.alpha(comparison, drawn) is None
+
+
 def test_a_family_has_one_hue_darker_for_more_alpha():
     of = styles.styles(COMPARISON)
     assert list(of) == list(METHODS)
