@@ -40,7 +40,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray, floor: float = 0.0) -> Diff
     if not found:
         return Difference(np.inf, (), f"its shape is {list(ours.shape)}, in the original {list(theirs.shape)}")
     best = min(found, key=lambda each: each.error)  # the first of equals
-    if best.error > 1e-6 and relative_error(np.sort(ours, None), np.sort(theirs, None), floor) < 1e-9:
+    if best.error > ROUNDED and relative_error(np.sort(ours, None), np.sort(theirs, None), floor) < 1e-9:
         return best._replace(note=REORDERED)
     return best
 

@@ -161,16 +161,17 @@ def fastais(optimizer, schedule, model):
     return keep
 
 
+@nnx.jit
+def step(model, state, x, y):
+    loss, grads = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
+    with jax.numpy_dtype_promotion("standard"):
+        state.update(model, grads)
+    return loss
+
+
 def ours(optimizer, schedule, model):
     config = Config(optimizer=optimizer, schedule=schedule, learning_rate=RATE, weight_decay=DECAY)
     state = make_learner(config, model, STEPS).optimizer
-
-    @nnx.jit
-    def step(model, state, x, y):
-        loss, grads = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
-        with jax.numpy_dtype_promotion("standard"):
-            state.update(model, grads)
-        return loss
 
     return [float(step(model, state, jnp.asarray(x), jnp.asarray(y))) for x, y in zip(*batches(), strict=True)]
 
@@ -276,13 +277,6 @@ def fine_tuned_by_us(optimizer, model):
         weights="given",
     )
     state = make_learner(config, model, 10 * EPOCHS).optimizer
-
-    @nnx.jit
-    def step(model, state, x, y):
-        loss, grads = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
-        with jax.numpy_dtype_promotion("standard"):
-            state.update(model, grads)
-        return loss
 
     losses, parameters = [], []
     for epoch in range(EPOCHS):
