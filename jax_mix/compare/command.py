@@ -25,7 +25,7 @@ from jax_mix.training.command_line import parse
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import check_writable, locked, remove_half_written, write_json
 from jax_mix.training.methods import label
-from jax_mix.training.run import folder_of
+from jax_mix.training.run import check_apart, folder_of
 
 
 def main(args: Sequence[str]) -> None:
@@ -62,6 +62,8 @@ def run(comparison: Comparison, command: str) -> Path:
     """
     start = time.perf_counter()
     folder = folder_of(comparison, "compare-{dataset}")
+    if comparison.weights:
+        check_apart(comparison.weights, folder)
     check_writable(folder)
     dataset = load(comparison)
     print(dataset)

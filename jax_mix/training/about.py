@@ -14,7 +14,7 @@ import numpy as np
 
 import jax_mix
 from jax_mix.training import methods
-from jax_mix.training.build import Prepared, described
+from jax_mix.training.build import Prepared, told_data
 from jax_mix.training.checkpoints import resuming
 from jax_mix.training.environment import environment
 from jax_mix.training.errors import UserError, require
@@ -88,7 +88,7 @@ def write_about(folder: Path, prepared: Prepared) -> None:
         beside=beside,
         layers=_layers(prepared.recipe.method),
         averaged=config.ema is not None,
-        dataset=described(config, dataset)["dataset"],
+        dataset=told_data(config, dataset),
         versions={"python": found["python"], "jax_mix": jax_mix.__version__, **found["versions"]},
     )
     write_json(folder / _FILE, dataclasses.asdict(about))

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import jax_mix
-from jax_mix.training import data, devices, methods, models, optimizers, weights
+from jax_mix.training import data, devices, methods, models, optimizers, weights, weights_files
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.step import Learner, Recipe
@@ -97,9 +97,16 @@ def normalized(config: Config, dataset: data.Dataset) -> data.Dataset:
 
 
 def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    """All that a run depends on: its config, with a fingerprint of the data beside the data set's name."""
-    n = len(dataset.train.label)
-    return dataclasses.asdict(config) | {"dataset": f"{config.dataset} ({n} images, {dataset.fingerprint})"}
+    """All that a run depends on: its config, with fingerprints of the data and of `--weights` beside their names."""
+    found = dataclasses.asdict(config) | {"dataset": told_data(config, dataset)}
+    if config.weights is not None:
+        found["weights"] = f"{config.weights} ({weights_files.fingerprint(config.weights)})"
+    return found
+
+
+def told_data(config: Config, dataset: data.Dataset) -> str:
+    """A data set's name, with what tells it from others of that name."""
+    return f"{config.dataset} ({len(dataset.train.label)} images, {dataset.fingerprint})"
 
 
 class Prepared(NamedTuple):

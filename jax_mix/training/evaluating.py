@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from jax_mix._checks import suggest
 from jax_mix.training import data
-from jax_mix.training.build import described, load
+from jax_mix.training.build import load, told_data
 from jax_mix.training.checks import Count
 from jax_mix.training.command_line import parse, parse_options
 from jax_mix.training.config import Config
@@ -83,7 +83,7 @@ def _batches(trained: Trained, config: Config, options: Options) -> Iterator[tup
         data_dir, cache_dir = options.data_dir or config.data_dir, options.cache_dir or config.cache_dir
         config = dataclasses.replace(config, data_dir=data_dir, cache_dir=cache_dir)
         dataset = load(config)
-        if described(config, dataset)["dataset"] != trained.about.dataset:
+        if told_data(config, dataset) != trained.about.dataset:
             print("the images or labels are not those that the run was made with: they have changed", file=sys.stderr)
         yield from _of_set(trained, config.dataset, dataset, options)
     elif data.is_folder(name):

@@ -80,12 +80,12 @@ def choose_folder(config: Config) -> Path:
     begun = (folder / "config.json").exists() or any((folder / "checkpoints").glob("[0-9]*"))
     require(begun or not config.resume, f"--resume: there is no checkpoint in '{folder / 'checkpoints'}'.")
     if config.weights:
-        _check_apart(config.weights, folder)
+        check_apart(config.weights, folder)
     check_writable(folder)
     return folder
 
 
-def _check_apart(weights: str, folder: Path) -> None:
+def check_apart(weights: str, folder: Path) -> None:
     """Raise `UserError` if a run would write over the weights that it starts from: it reads them to go on, too."""
     given = expanded(weights)
     ways = (os.path.realpath, os.path.abspath)  # a link in the folder, to what is elsewhere, is in it as well

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,41 +14,13 @@ from flax import nnx
 
 from jax_mix.training import models
 from jax_mix.training.errors import UserError, require
-from jax_mix.training.files import expanded, one_line
-from jax_mix.training.models.torch_names import Twin, from_torch, to_torch, twin, variables
+from jax_mix.training.models.torch_names import Twin, twin, variables
+from jax_mix.training.weights_files import Given, about_of, existing, exported_beside, of_file, of_run
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_OF_TORCH = (".pt", ".pth", ".bin", ".tar", ".ckpt")
-_UNUSED = "num_batches_tracked"  # PyTorch counts the batches of a BatchNorm, and does not use it
-# What is beside the weights in a file that train.py export wrote, all of it lists.
-_BESIDE: dict[str, tuple[Callable[[list[Any]], bool], str]] = {
-    "class_names": (lambda names: all(isinstance(each, str) for each in names), "a list of names"),
-    "image_shape": (
-        lambda shape: len(shape) == 3 and all(type(each) is int and each > 0 for each in shape),
-        "height, width and channels, positive whole numbers",
-    ),
-    "mean": (lambda numbers: all(type(each) in (int, float) for each in numbers), "a list of numbers"),
-    "std": (lambda numbers: all(type(each) in (int, float) for each in numbers), "a list of numbers"),
-}
 _SHOWN = 3  # arrays of each kind that are named
-
-
-class _Given(NamedTuple):
-    """What `--weights` names, with the axes of arrays in our order."""
-
-    arrays: dict[str, np.ndarray]
-    twin: Twin | None  # whose names the arrays have; None: they are ours
-    image_size: tuple[int, int] | None  # that the network was made for; None: it is not known
-    class_names: tuple[str, ...] | None  # of the head; None: they are not known
-
-    def name(self, path: tuple[Any, ...]) -> str:
-        return ".".join(map(str, path)) if self.twin is None else self.twin.name(path)
-
-    def shape(self, array: Any) -> list[int]:
-        """As the file has it."""
-        return list(array.shape) if self.twin is None else list(to_torch(np.empty(array.shape, bool)).shape)
 
 
 def normalization(weights: str, model: str) -> tuple[str, ...]:
@@ -65,12 +33,12 @@ def normalization(weights: str, model: str) -> tuple[str, ...]:
     Raises:
       UserError: they cannot be read, or do not tell it.
     """
-    path = _existing(weights)
+    path = existing(weights)
     if path.is_dir():
-        about = _trained(path).about
+        about = about_of(path)
         return tuple(map(str, (*about.mean, *about.std)))
     _twin(weights, model)
-    if exported := _exported(path):
+    if exported := exported_beside(path):
         return tuple(map(str, (*exported["mean"], *exported["std"])))
     require(
         not model.startswith("vit_"),
@@ -105,15 +73,15 @@ def start_from(
     Raises:
       UserError: they cannot be read, or an array of either side has none of its name and shape on the other.
     """
-    path = _existing(weights)
+    path = existing(weights)
     rows, columns, channels = image_shape
     classes = len(class_names)
     if path.is_dir():
-        given = _of_run(path)
+        given = of_run(path)
     else:
         size = (rows, columns)
         found = _twin(weights, name, in_channels=channels, num_classes=classes, image_size=size, width=width)
-        given = _of_file(path, found)
+        given = of_file(path, found)
     arrays = dict(given.arrays)
     own = {given.name(at): (at, variable) for at, variable in variables(model).items()}
     told = [f"weights: those of '{weights}'"]
@@ -176,7 +144,7 @@ def _why_new(
 
 
 def _check_fit(
-    given: _Given, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any], where: str, model: str
+    given: Given, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any], where: str, model: str
 ) -> None:
     """Raise `UserError` unless both sides have the same names and shapes, and all numbers can be used."""
     missing = [each for each in wanted if each not in arrays]
@@ -269,113 +237,3 @@ def resampled(
     grid = grid.reshape(*old, position.shape[-1])
     made = np.asarray(jax.image.resize(grid, (*new, grid.shape[-1]), "bicubic", antialias=True))
     return np.concatenate([first.astype(np.float32), made.reshape(1, -1, grid.shape[-1])], axis=1)
-
-
-def _existing(weights: str) -> Path:
-    require(weights != "", "--weights is empty: give a file or a run's folder, or leave it out.")
-    path = expanded(weights)
-    if not path.exists():
-        if path.is_symlink():
-            raise UserError(f"--weights: '{weights}' is a link to '{os.readlink(path)}', which cannot be found.")
-        beside = [each.name for each in path.parent.iterdir() if each.exists()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, 1)
-        raise UserError(
-            f"--weights: there is no file or folder '{weights}'"
-            + (f": did you mean '{path.with_name(near[0])}'?" if near else ".")
-        )
-    require(
-        path.is_dir() or path.suffix in (".safetensors", *_OF_TORCH),
-        f"--weights: '{weights}' must be a .safetensors, a file of PyTorch, {' '.join(_OF_TORCH)}, or a run's folder.",
-    )
-    return path
-
-
-def _trained(folder: Path) -> Any:
-    """The network of a finished run: of its best epoch, if it has kept that, else of the last."""
-    from jax_mix.training.about import read_metrics  # here, as they need `build`, which needs this
-    from jax_mix.training.trained import load_run
-
-    try:
-        return load_run(folder, best="best" in read_metrics(folder))
-    except UserError as error:
-        raise UserError(f"--weights: {error}") from error
-
-
-def _of_run(folder: Path) -> _Given:
-    trained = _trained(folder)
-    arrays = {".".join(map(str, path)): np.asarray(each[...]) for path, each in variables(trained.model).items()}
-    return _Given(arrays, None, trained.image_shape[:2], trained.class_names)
-
-
-def _of_file(path: Path, found: Twin) -> _Given:
-    if path.suffix == ".safetensors":
-        import safetensors.numpy  # here, as in `_exported`: a run without --weights does without
-
-        try:
-            arrays = safetensors.numpy.load_file(path)  # of bfloat16 too: JAX has told NumPy of it
-        except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-            raise _unreadable(path, error) from error
-    else:
-        arrays = _of_torch(path)
-    if all(name.startswith("module.") for name in arrays):  # as PyTorch's DataParallel names them
-        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    arrays = {name: from_torch(array) for name, array in arrays.items() if not name.endswith(_UNUSED)}
-    about = _exported(path)
-    if about is None:
-        return _Given(arrays, found, None, None)
-    return _Given(arrays, found, (about["image_shape"][0], about["image_shape"][1]), tuple(about["class_names"]))
-
-
-def _exported(path: Path) -> dict[str, Any] | None:
-    """What is beside the weights in a file that train.py export wrote; None: it is another."""
-    if path.suffix != ".safetensors":
-        return None
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-        if not metadata.keys() >= _BESIDE.keys():
-            return None
-        exported = {name: json.loads(metadata[name]) for name in _BESIDE}
-    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
-    for name, (are_right, wanted) in _BESIDE.items():
-        value = exported[name]
-        right = isinstance(value, list) and are_right(value)
-        require(right, f"--weights: {name} in '{path}' must be {wanted}; got {metadata[name]:.100}.")
-    return exported
-
-
-def _of_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ModuleNotFoundError:
-        raise UserError(
-            f"--weights: '{path}' is a file of PyTorch, which is not installed: pip install torch, or give the weights "
-            "as .safetensors."
-        ) from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged file anything may be raised
-        raise _unreadable(path, error) from error
-    for name in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
-            loaded = loaded[name]
-    by_name = isinstance(loaded, Mapping) and all(
-        isinstance(name, str) and isinstance(each, torch.Tensor) for name, each in loaded.items()
-    )
-    require(bool(by_name and loaded), f"--weights: '{path}' holds no weights by name, as a state_dict does.")
-    arrays = {}
-    for name, t in loaded.items():
-        try:
-            arrays[name] = (t.float() if t.is_floating_point() else t).numpy(force=True)
-        except (RuntimeError, TypeError) as error:  # what is sparse, quantized, or without numbers
-            kind = f"{t.dtype}, {t.layout}, on device {t.device}"
-            raise UserError(f"--weights: {name} in '{path}' is no plain array of numbers, but {kind}.") from error
-    return arrays
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    return UserError(one_line(f"--weights: '{path}' cannot be read as weights ({type(error).__name__}: {line[:200]})."))

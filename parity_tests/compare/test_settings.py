@@ -1,8 +1,11 @@
 """The flags of a comparison."""
 
+import re
+
 import pytest
 
 import train
+from jax_mix.compare.command import run
 from jax_mix.compare.settings import Comparison
 from jax_mix.training.errors import UserError
 
@@ -45,3 +48,13 @@ def test_methods_are_what_a_run_can_be_mixed_by():
         "timm-0.8-1.0-noise0-seed0",
         "mixup+manifold-noise0-seed0",
     ]
+
+
+def test_a_comparison_does_not_start_from_the_folder_that_it_writes_over(tmp_path):
+    folder = tmp_path / "compare-digits"
+    folder.mkdir()
+    (folder / "mine.safetensors").write_text("{}")
+    told = f"--weights: '{folder / 'mine.safetensors'}' is the run's own folder, '{folder}', or in it"
+    with pytest.raises(UserError, match=re.escape(told)):
+        run(Comparison(out=str(tmp_path), weights=str(folder / "mine.safetensors")), "")
+    assert [path.name for path in folder.iterdir()] == ["mine.safetensors"]

@@ -1,13 +1,14 @@
 """What a run, a cache and a fingerprint depend on, name by name: another value is another one, or is let pass."""
 
 import dataclasses
+import os
 
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 
-from jax_mix.training import data
+from jax_mix.training import data, weights_files
 from jax_mix.training.build import described
 from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER, Config
@@ -70,6 +71,25 @@ def test_a_run_depends_on_what_is_in_its_data(digits):
     other = dataclasses.replace(digits, train=digits.train._replace(label=digits.train.label[::-1]))
     assert described(Config(), digits)["dataset"] == f"digits (1437 images, {digits.fingerprint})"
     assert described(Config(), digits) != described(Config(), other)
+
+
+def test_a_run_depends_on_what_is_in_its_weights(digits, tmp_path):
+    def depends_on(path):
+        weights_files.fingerprint.cache_clear()
+        return described(Config(weights=str(path), normalize=("half",)), digits)["weights"]
+
+    file, run = tmp_path / "a.safetensors", tmp_path / "run"
+    checkpoint = run / "checkpoints" / "20" / "d" / "0"
+    checkpoint.parent.mkdir(parents=True)
+    found = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        checkpoint.write_bytes(content)
+        found += [depends_on(file), depends_on(run)]
+    assert len(set(found)) == 4
+    (run / "metrics.json").write_text("{}")  # an evaluation writes to the folder, and changes no weights
+    os.utime(file, (0, 0))
+    assert [depends_on(file), depends_on(run)] == found[2:]
 
 
 def set_of(**changes):
