@@ -18,6 +18,10 @@ FOLDER = Path(__file__).parent / "evidence"
 PAGE = Path(__file__).parent / "compare.md"
 
 
+_MANY = 6  # methods, of more than which a table has a row for each, and these columns
+_COLUMNS = ("last_error", "last_nll", "last_ece")
+
+
 def table(folder: Path) -> str:
     """Each number of a comparison without mixing, and each method's difference from it."""
     with (folder / "cells.csv").open(newline="", encoding="utf-8") as file:
@@ -25,13 +29,18 @@ def table(folder: Path) -> str:
     settings = json.loads((folder / "config.json").read_text())
     comparison = Comparison(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     base = baseline(comparison)
-    others = [method for method in comparison.methods if method != base]
-    lines = [f"| lower is better | {' | '.join(map(label, [base, *others]))} |", "|" + "---|" * (2 + len(others))]
-    for line in find(comparison, rows):
-        of = {found.method: found for found in line}
-        cells = [title(of[base]), value(of[base]), *(difference(of[method]) for method in others)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    methods = [base, *(method for method in comparison.methods if method != base)]
+    lines = [{found.method: found for found in line} for line in find(comparison, rows)]
+    if len(methods) > _MANY:
+        lines = [of for of in lines if of[base].claim.key in _COLUMNS and of[base].claim.noise == 0]
+    cells = [
+        ["lower is better", *map(label, methods)],
+        *([title(of[base]), value(of[base]), *(difference(of[method]) for method in methods[1:])] for of in lines),
+    ]
+    if len(methods) > _MANY:
+        cells = list(map(list, zip(*cells, strict=True)))
+    head, *body = (f"| {' | '.join(line)} |" for line in cells)
+    return "\n".join([head, "|" + "---|" * len(cells[0]), *body])
 
 
 def number(text: str) -> str | float:
