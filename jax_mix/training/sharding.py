@@ -92,7 +92,7 @@ def in_host_memory(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
     Raises:
       UserError: JAX was told to leave the CPU alone.
     """
-    if mesh is None:
+    if mesh is None or jax.default_backend() == "cpu":
         return contextlib.nullcontext()
     try:
         host = jax.local_devices(backend="cpu")[0]
