@@ -7,7 +7,9 @@ class WideNet(nnx.Module):
     """A convolution, BatchNorm, another convolution, and two blocks with Dropout, for 8x8 images."""
 
     def __init__(self, in_channels, num_classes, *, rngs):
-        self.stem = nnx.Conv(in_channels, 32, (3, 3), strides=2, rngs=rngs)
+        self.stem = nnx.Conv(
+            in_channels, 32, (3, 3), strides=2, use_bias=False, rngs=rngs
+        )  # Adam makes much of a bias without gradient
         self.norm = nnx.BatchNorm(32, rngs=rngs)
         self.conv = nnx.Conv(32, 32, (3, 3), rngs=rngs)
         self.layer1 = Block(512, rngs=rngs)
