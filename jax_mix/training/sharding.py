@@ -27,8 +27,8 @@ def parts(tree: Any, mesh: Mesh) -> Any:
     Of axes as long the last is taken. Small arrays, and those without such an axis, are whole on each device.
 
     >>> mesh = devices.make_mesh(1)
-    >>> parts({"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), "float32")}, mesh)["kernel"].spec
-    PartitionSpec(None, None, None, 'batch')
+    >>> parts({"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), "float32")}, mesh)["kernel"].spec[3]
+    'batch'
     """
 
     def of(a: Any) -> NamedSharding:
@@ -54,7 +54,7 @@ def gathered(model: nnx.Module, mesh: Mesh | AbstractMesh) -> nnx.Module:
     return nnx.merge(graphdef, _gathered(state, mesh))
 
 
-def gathering(loss: Callable[[nnx.Module], Result], mesh: Mesh) -> Callable[[nnx.Module], Result]:
+def gathering(loss: Callable[[nnx.Module], Result], mesh: Mesh, batch: Any) -> Callable[[nnx.Module], Result]:
     """`loss`, to be differentiated, for a model whose parameters are split over the devices of the mesh.
 
     What is gathered for the forward pass is not kept for the backward pass: it is gathered again, array for array, for
@@ -63,6 +63,8 @@ def gathering(loss: Callable[[nnx.Module], Result], mesh: Mesh) -> Callable[[nnx
     Args:
       loss: of a model, whose Variables it may change, but for its Params.
       mesh: over which `parts` has split them.
+      batch: array that the loss is of. Nothing is gathered before it is there: else XLA would gather all ahead of a
+        loop over the parts of a batch, and keep it.
     """
 
     def of_split(model: nnx.Module) -> Result:
@@ -71,11 +73,11 @@ def gathering(loss: Callable[[nnx.Module], Result], mesh: Mesh) -> Callable[[nnx
 
         def kept(primitive: Any, *inputs: Any, **_: Any) -> bool:
             # Of what has the shape of a split array: neither what is gathered, nor what a layer casts it to.
-            made_of_one = ("sharding_constraint", "convert_element_type")
+            made_of_one = ("optimization_barrier", "sharding_constraint", "convert_element_type")
             return primitive.name not in made_of_one or inputs[0].shape not in split
 
         def of_state(state: Any) -> tuple[Result, Any]:
-            whole = nnx.merge(graphdef, _gathered(state, mesh))
+            whole = nnx.merge(graphdef, _gathered(state, mesh, batch))
             result = loss(whole)
             return result, nnx.state(whole, nnx.Not(nnx.Param))
 
@@ -114,12 +116,14 @@ def told(tree: Any) -> str:
     return f"{here:,.1f} MB of parameters, averages and optimizer state on each device, {everything:,.1f} MB in all"
 
 
-def _gathered(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    everywhere = devices.everywhere(mesh)
+def _gathered(tree: Any, mesh: Mesh | AbstractMesh, after: Any = None) -> Any:
+    """The arrays of a pytree whole on each device, where they are not; not before `after` is there."""
 
     def gather(a: Any) -> Any:
-        split = _axis(a.shape, mesh.size) is not None
-        return jax.lax.with_sharding_constraint(a, everywhere) if split else a
+        if _axis(a.shape, mesh.size) is None:
+            return a
+        a, _ = jax.lax.optimization_barrier((a, after))
+        return jax.lax.with_sharding_constraint(a, devices.everywhere(mesh))
 
     return jax.tree.map(gather, tree)
 

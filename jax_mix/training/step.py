@@ -86,7 +86,7 @@ def loss_and_gradients(
         losses = jax_mix.mixed_loss(cross_entropy(label_smoothing), logits, label, mix)  # 3. loss
         return losses.mean(), mixed_hits(logits, label, mix).mean()
 
-    of_model = loss_fn if split_over is None else sharding.gathering(loss_fn, split_over)
+    of_model = loss_fn if split_over is None else sharding.gathering(loss_fn, split_over, image)
     measured, grads = nnx.value_and_grad(of_model, has_aux=True)(model)
     if split_over is not None:
         grads = sharding.kept_in_parts(grads, split_over)

@@ -24,7 +24,15 @@ from parity_tests.training.wide_net import WideNet
 
 # Manifold Mixup, whose layer is drawn anew for each batch; ten steps, a checkpoint after each five.
 FLAGS = {"model": "parity_tests.training.wide_net:WideNet", "layers": ("layer1", "layer2"), "mix_groups": 8}
-FLAGS |= {"batch_size": 256, "epochs": 2, "optimizer": "adamw", "learning_rate": 0.01, "ema": 0.9, "keep_best": True}
+FLAGS |= {
+    "batch_size": 256,
+    "epochs": 2,
+    "optimizer": "adamw",
+    "learning_rate": 0.01,
+    "ema": 0.9,
+    "keep_best": True,
+    "accumulate": 2,
+}
 ON_ONE, ON_EIGHT = {"devices": 1}, {"devices": 8, "shard_parameters": True}
 LARGE = {(3, 3, 32, 32): 1, (512, 512): 2, (512, 10): 1}  # and how many there are
 
@@ -121,6 +129,13 @@ def test_only_parameters_are_gathered_and_for_each_pass_anew(compiled):
     kinds, gathered = gathers(compiled)
     assert kinds == {"all-gather", "all-reduce"}
     assert gathered == {shape: 2 * count for shape, count in LARGE.items()}
+    carried = {shape for line in compiled.as_text().splitlines() if " while(" in line for shape in shapes_in(line)}
+    assert (512, 64) in carried  # gradients, from one part of a batch to the next
+    assert not carried & LARGE.keys()  # each part gathers anew
+
+
+def shapes_in(text):
+    return {tuple(map(int, shape.split(","))) for shape in re.findall(r"f32\[([\d,]+)\]", text)}
 
 
 def test_only_parameters_are_gathered_to_evaluate_beside_the_logits(on_eight, digits):
@@ -140,7 +155,8 @@ def test_what_is_gathered_for_the_forward_pass_is_not_kept(dtype, capsys):
     for layer in (model.layer1.linear, model.layer2.linear, model.head):
         layer.dtype = jnp.dtype(dtype)
     graphdef, state = nnx.split(model)
-    loss = sharding.gathering(lambda model: jnp.sum(model(jnp.ones((8, 8, 8, 1)))), devices.make_mesh(8))
+    image = jnp.ones((8, 8, 8, 1))
+    loss = sharding.gathering(lambda model: jnp.sum(model(image)), devices.make_mesh(8), image)
     jax.ad_checkpoint.print_saved_residuals(lambda state: loss(nnx.merge(graphdef, state)), state)
     kept = capsys.readouterr().out.splitlines()
     kept = [line for line in kept if "from the argument" not in line and "from a constant" not in line]
