@@ -301,7 +301,6 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/sharding.py", "max(axes, key", "min(axes, key", "training/test_sharding.py::test_which_axis_is_split"),
     ("training/sharding.py", "SMALL = 2**12", "SMALL = 2**11", "training/test_sharding.py::test_which_axis_is_split"),
     ("training/loop.py", "devices.everywhere(mesh) if whole", "devices.everywhere(mesh) if True", "training/test_sharding.py::test_a_device_holds_an_eighth"),
-    ("training/step.py", "state if recipe.split_over is None", "state if True", "training/test_sharding.py::test_a_step_takes_and_gives_an_eighth"),
     ("training/evaluation.py", "    if split:\n", "    if False:\n", "training/test_sharding.py::test_only_parameters_are_gathered_to_evaluate_beside_the_logits"),
     ("training/build.py", "count > 1 or not config.shard_parameters", "True", "training/test_sharding.py::test_one_device_has_none_to_share_with"),
     # A user's own port beside its original.
