@@ -119,7 +119,7 @@ FAULTS = [Fault(*fault) for fault in (
     # A whole run.
     ("training/step.py", "recipe.method_at(optimizer.step[...])", "recipe.method_at(jnp.int32(0))", "training/test_by_hand.py::test_a_run_alone"),
     ("training/step.py", "/ 2 * (self.alpha_end - start)", "* (self.alpha_end - start)", "training/test_by_hand.py::test_seeds_trained_as_one"),
-    ("training/step.py", "batch.label, mix, recipe.label_smoothing)", "batch.label, mix)", "training/test_by_hand.py::test_a_run_alone"),
+    ("training/step.py", "batch.label, mix, recipe.label_smoothing, ", "batch.label, mix, 0.0, ", "training/test_by_hand.py::test_a_run_alone"),
     ("training/step.py", "mixed_hits(logits, label, mix)", "mixed_hits(logits, label, None)", "training/test_by_hand.py::test_a_run_alone"),
     ("training/loop.py", "if len(hits) == steps else {}", "", "training/test_mix.py::test_a_run_that_a_version_without_training_accuracy_has_begun_goes_on"),
     ("training/loop.py", "losses, hits = [], []", "losses = []", "training/test_by_hand.py::test_a_run_alone"),
@@ -294,6 +294,17 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/optimizers.py", "jnp.where(step < frozen, 0.1, after)", "jnp.where(step < frozen, 0.0, after)", "parity/test_optimizer.py::test_fine_tuning_equals_fastais_step_by_step"),
     ("training/optimizers.py", "learning_rate / 1e5, pct_start=0.99", "learning_rate / 1e5, pct_start=0.25", "parity/test_optimizer.py::test_fine_tuning_equals_fastais_step_by_step"),
     ("training/config.py", "require(value is None or start, told)", "require(value is None or True, told)", "training/test_flags.py::test_bad_input_is_told_in_one_sentence"),
+    # Parameters split over devices.
+    ("training/sharding.py", "with_sharding_constraint(a, devices.everywhere(mesh))", "with_sharding_constraint(a, parts(a, mesh))", "training/test_sharding.py::test_only_parameters_are_gathered_and_for_each_pass_anew"),
+    ("training/sharding.py", "return primitive.name not in made_of_one or", "return True or", "training/test_sharding.py::test_what_is_gathered_for_the_forward_pass_is_not_kept"),
+    ("training/sharding.py", '"sharding_constraint", "convert_element_type")', '"sharding_constraint")', "training/test_sharding.py::test_what_is_gathered_for_the_forward_pass_is_not_kept"),
+    ("training/sharding.py", "        nnx.update(model, changed)\n", "", "training/test_sharding.py::test_the_losses_are_those_of_one_device"),
+    ("training/sharding.py", "optimization_barrier((a, after))", "optimization_barrier((a, None))", "training/test_sharding.py::test_only_parameters_are_gathered_and_for_each_pass_anew"),
+    ("training/sharding.py", "max(axes, key", "min(axes, key", "training/test_sharding.py::test_which_axis_is_split"),
+    ("training/sharding.py", "SMALL = 2**12", "SMALL = 2**11", "training/test_sharding.py::test_which_axis_is_split"),
+    ("training/loop.py", "devices.everywhere(mesh) if whole", "devices.everywhere(mesh) if True", "training/test_sharding.py::test_a_device_holds_an_eighth"),
+    ("training/evaluation.py", "    if split:\n", "    if False:\n", "training/test_sharding.py::test_only_parameters_are_gathered_to_evaluate_beside_the_logits"),
+    ("training/build.py", "count > 1 or not config.shard_parameters", "True", "training/test_sharding.py::test_one_device_has_none_to_share_with"),
     # A user's own port beside its original.
     ("parity/torch_side.py", "(1 - weight) * x[partner]", "(1 - weight) * x", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),
     ("parity/torch_side.py", "(sizes[0] - 1) / sizes[0]", "1.0", "parity/test_your_port.py::test_a_right_port_is_equal_at_every_rung_and_left_as_it_is"),

@@ -13,7 +13,7 @@ from jax_mix.training.errors import require
 # Not flags of a comparison.
 _OF_A_RUN = (
     *("mix", "seed", "label_noise", "overwrite", "resume", "coordinator", "num_processes", "process_id"),
-    *("patience", "keep_best"),  # every run is of all epochs, and keeps no network
+    *("patience", "keep_best", "shard_parameters"),  # every run is of all epochs, and keeps no network; all fit
 )
 _ONLY_MIXED = ("alpha", "alpha_end", "mix_off_epochs", "mix_groups", "mix_per", "layers")
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 import jax_mix
-from jax_mix.training import data, devices, methods, models, optimizers, weights, weights_files
+from jax_mix.training import data, devices, methods, models, optimizers, sharding, weights, weights_files
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.step import Learner, Recipe
@@ -27,11 +28,12 @@ def resolve(config: Config) -> Config:
     """`config` with what was left open: alpha, groups, and how pixels are normalised for weights that are given.
 
     Raises:
-      UserError: the batch cannot be split over the devices, or leaves an image alone on one; or the weights cannot be
-        read.
+      UserError: the batch cannot be split over the devices, or leaves an image alone on one; there is one device to
+        split parameters over; or the weights cannot be read.
     """
     config = dataclasses.replace(config, normalize=_normalize(config))
     count = devices.make_mesh(config.devices).size
+    require(count > 1 or not config.shard_parameters, "--shard-parameters needs two devices or more, got 1: drop it.")
     part = config.batch_size // config.accumulate
     require(
         part % count == 0,
@@ -50,6 +52,11 @@ def resolve(config: Config) -> Config:
     if alpha is None and len(parts) == 1 and parts[0].leaves_alpha:
         alpha = methods.METHODS[parts[0].name]().alpha
     return dataclasses.replace(config, alpha=alpha, mix_groups=config.mix_groups or count)
+
+
+def split_over(config: Config) -> Mesh | None:
+    """The devices that `config` has parameters split over; None: they are whole on each."""
+    return devices.make_mesh(config.devices) if config.shard_parameters else None
 
 
 def load(config: Config) -> data.Dataset:
@@ -142,11 +149,18 @@ def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Mod
       UserError: there is no such network, or it or the weights cannot be used.
     """
     shape, num_classes = dataset.train.image.shape[1:], len(dataset.class_names)
-    model = make_network(config.model, shape, num_classes, width=config.width, dtype=config.dtype, rngs=rngs)
+    with sharding.in_host_memory(split_over(config)):
+        model = make_network(config.model, shape, num_classes, width=config.width, dtype=config.dtype, rngs=rngs)
+        if config.weights is not None:
+            told = weights.start_from(
+                config.weights,
+                model,
+                config.model,
+                image_shape=shape,
+                class_names=dataset.class_names,
+                width=config.width,
+            )
     if config.weights is not None:
-        told = weights.start_from(
-            config.weights, model, config.model, image_shape=shape, class_names=dataset.class_names, width=config.width
-        )
         _say_once(f"{told}; pixels are normalised by {' '.join(_normalize(config) or ())}", sys.stdout)
     model.train()
     return model
@@ -175,8 +189,9 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
       UserError: a layer is not in the model, or images are too small for CutMix, or the methods do not go together.
     """
     same = {name: getattr(config, name) for name in ("alpha_end", "augment", "label_smoothing", "accumulate", "ema")}
+    same |= {"steps": steps, "split_over": split_over(config)}
     if config.mix == "none":
-        return Recipe(steps=steps, **same)
+        return Recipe(**same)
     for note in methods.beside(config.mix, label_smoothing=config.label_smoothing):
         _say_once(note, sys.stderr)
     written: Any = methods.make(config.mix, config.alpha, config.mix_groups, config.mix_per)
@@ -200,7 +215,7 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     except ValueError as error:
         where = "--" if layers_left and str(error).startswith("layers ") else f"--mix {config.mix}: "
         raise UserError(f"{where}{error}") from error
-    return Recipe(method, steps=steps, **same)
+    return Recipe(method, **same)
 
 
 @functools.cache

@@ -140,6 +140,9 @@ class DeviceFlags:
     """What a batch is split over."""
 
     devices: Count | None = None  # how many the batch is split over; None: all
+    # split the parameters over them too, with their averages and the optimizer's state: for networks that are too large
+    # for one; each array is whole only while it is used
+    shard_parameters: bool = False
     coordinator: str | None = None  # host:port of process 0 when there are several; auto on clusters that JAX knows
     num_processes: int | None = None  # how many processes --coordinator joins
     process_id: int | None = None  # which of them this is, from 0

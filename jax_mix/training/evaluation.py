@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax_mix.training import devices
 from jax_mix.training.data import Dataset, Examples, Normalize, from_host
 from jax_mix.training.errors import TrainingFailed
+from jax_mix.training.sharding import gathered, is_split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -122,11 +123,12 @@ def predict(
         sharding = devices.split(devices.make_mesh(1))
     batch_size += -batch_size % sharding.mesh.size
     logits = []
+    split = is_split(nnx.state(model))
     for start in range(0, n, batch_size):
         # The last batch is filled up, and the filling cut off: one shape, one compilation.
         index = np.minimum(np.arange(start, start + batch_size), n - 1)
         batch = from_host(image[index], sharding)
-        logits.append(_logits(model, normalize, batch, devices.everywhere(sharding.mesh)))
+        logits.append(_logits(model, normalize, batch, devices.everywhere(sharding.mesh), split))
     return np.concatenate(jax.device_get(logits))[:n]
 
 
@@ -134,8 +136,12 @@ def _correct(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Floa
     return (jnp.argmax(logits, axis=-1).astype(label.dtype) == label).astype(jnp.float32)
 
 
-@nnx.jit(static_argnames="everywhere")
-def _logits(model: Any, normalize: Normalize, image: Any, everywhere: NamedSharding) -> Float[Array, "batch classes"]:
+@nnx.jit(static_argnames=("everywhere", "split"))
+def _logits(
+    model: Any, normalize: Normalize, image: Any, everywhere: NamedSharding, split: bool
+) -> Float[Array, "batch classes"]:
+    if split:
+        model = gathered(model, everywhere.mesh)
     logits = model(normalize(image)).astype(jnp.float32)
     nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each batch another program
     return jax.lax.with_sharding_constraint(logits, everywhere)  # every process gets all of them

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from tqdm.auto import tqdm
 
-from jax_mix.training import data, devices, signals
+from jax_mix.training import data, devices, sharding, signals
 from jax_mix.training.build import Prepared, make_learner, split_seed
 from jax_mix.training.checkpoints import Checkpoints, is_finite
 from jax_mix.training.errors import Stopped
@@ -59,13 +59,18 @@ def train(
     _, order_key, step_key, *_ = split_seed(config)
     steps = recipe.steps
     epoch_steps = steps // config.epochs
-    learner = make_learner(config, model, steps)
     mesh = devices.make_mesh(config.devices)
     split = devices.split(mesh)
-    graphdef, state = nnx.split(learner)
-    # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
-    state = jax.device_put(jax.tree.map(jnp.copy, state), devices.everywhere(mesh))
+    with sharding.in_host_memory(recipe.split_over):
+        learner = make_learner(config, model, steps)
+        graphdef, state = nnx.split(learner)
+        # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
+        state = jax.tree.map(jnp.copy, state)
+    whole = recipe.split_over is None
+    state = jax.device_put(state, devices.everywhere(mesh) if whole else sharding.parts(state, mesh))
     nnx.update(learner, state)
+    if not whole:
+        print(sharding.told(state))
 
     done, every = 0, config.checkpoint_every or epoch_steps
     history: list[dict[str, float]] = []

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 import jax_mix
 from jax_mix._metrics import mixed_hits
-from jax_mix.training import data
+from jax_mix.training import data, sharding
 from jax_mix.training.ema import update_average
 from jax_mix.training.errors import require
 from jax_mix.training.losses import cross_entropy
@@ -41,7 +42,7 @@ def train_step(
         augment_key, _ = jax.random.split(key)
         image = normalize(data.augment(recipe.augment, augment_key, batch.image))
         mix = method.sample(draw_key(key), image.shape) if method else None  # 1. draw
-        return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing)
+        return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing, recipe.split_over)
 
     if recipe.accumulate == 1:
         measured, grads = gradients(model, key, batch)
@@ -64,8 +65,15 @@ def loss_and_gradients(
     label: Int[Array, " batch"],
     mix: jax_mix.Mix | None,
     label_smoothing: float = 0.0,
+    split_over: Mesh | None = None,
 ) -> tuple[Measured, nnx.State]:
     """The loss and accuracy of a batch with its draw, and the loss's gradients; what is compared with fastai's.
+
+    Args:
+      model: its statistics are updated.
+      image, label, mix: of the batch.
+      label_smoothing: share of each target that is spread over all classes.
+      split_over: the devices that the model's parameters, and so the gradients, are split over; None: they are not.
 
     Raises:
       UserError: the forward pass leaves the model with other Variables than before.
@@ -78,7 +86,10 @@ def loss_and_gradients(
         losses = jax_mix.mixed_loss(cross_entropy(label_smoothing), logits, label, mix)  # 3. loss
         return losses.mean(), mixed_hits(logits, label, mix).mean()
 
-    measured, grads = nnx.value_and_grad(loss_fn, has_aux=True)(model)
+    of_model = loss_fn if split_over is None else sharding.gathering(loss_fn, split_over, image)
+    measured, grads = nnx.value_and_grad(of_model, has_aux=True)(model)
+    if split_over is not None:
+        grads = sharding.kept_in_parts(grads, split_over)
     same = jax.tree.structure(nnx.state(model)) == before
     require(same, "--model: its forward pass adds Variables: make them before, or sow them as nnx.Intermediate.")
     return Measured(*measured), grads
@@ -139,7 +150,8 @@ def pure_step(
     """
     learner = nnx.merge(graphdef, state)
     measured = train_step(learner, key, batch, normalize, recipe)
-    return nnx.state(learner), measured
+    state = nnx.state(learner)
+    return state if recipe.split_over is None else sharding.kept_in_parts(state, recipe.split_over), measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +165,7 @@ class Recipe:
     label_smoothing: float = 0.0
     accumulate: int = 1
     ema: float | None = None
+    split_over: Mesh | None = None  # the devices that parameters are split over; None: they are whole
 
     def method_at(self, step: Any) -> Method | None:
         """The method in a step, int `[]`: alpha goes to `alpha_end` along half a cosine, fastai's `SchedCos`."""

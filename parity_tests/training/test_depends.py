@@ -19,7 +19,7 @@ from jax_mix.training.errors import UserError
 # Written out: a name that is put into MAY_DIFFER has to be thought of here too.
 LET_PASS = {
     "data_dir", "cache_dir", "feed", "workers", "out", "name", "checkpoint_every", "resume", "overwrite",
-    "devices", "coordinator", "num_processes", "process_id",
+    "devices", "shard_parameters", "coordinator", "num_processes", "process_id",
 }  # fmt: skip
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 

@@ -18,8 +18,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_mix
-from jax_mix.training import data, devices, loop
-from jax_mix.training.build import make_learner, prepare
+from jax_mix.training import data, devices, evaluation, load_run, loop
+from jax_mix.training.build import load, make_learner, prepare
 from jax_mix.training.config import Config
 from jax_mix.training.evaluation import evaluate
 from jax_mix.training.models import PreActResNet
@@ -72,10 +72,10 @@ REAL = ["--image-size", "28", "--train-images", "256", "--epochs", "2", "--mix-g
 
 
 def on_real_sizes(devices, data_dir, out):
-    """The default network on images of 28x28, on devices of one process or of two: status, stderr and metrics.json."""
+    """The history of the default network on images of 28x28, on devices of one process, or split over two of them."""
     flags = [*REAL, "--data-dir", data_dir, "--out", str(out), "--name", "real"]
     if devices == "two processes":
-        done = two_processes(*flags, small=False)
+        done = two_processes(*flags, "--shard-parameters", small=False)
     else:
         env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
         process = subprocess.run(
@@ -93,7 +93,13 @@ def on_real_sizes(devices, data_dir, out):
 def test_cpu_devices_work_together_at_real_sizes(devices, times, data_dir, tmp_path):
     """Where collectives were started in another order on each device, runs hung or were aborted, not at width 4."""
     for i in range(times):
-        assert len(on_real_sizes(devices, data_dir, tmp_path / str(i))) == 2
+        history = on_real_sizes(devices, data_dir, tmp_path / str(i))
+        assert len(history) == 2
+    if devices == "two processes":  # the parts that both have saved make up the network
+        test = load(Config(data_dir=data_dir, image_size=28)).test
+        logits = load_run(tmp_path / str(times - 1) / "real").logits(np.asarray(test.image))
+        found = evaluation.measure(logits, test.label)
+        np.testing.assert_allclose(found["nll"], history[-1]["nll"], rtol=1e-4)
 
 
 def test_two_processes_with_different_flags_are_told(data_dir, tmp_path):
