@@ -14,6 +14,8 @@ from jax_mix.training.errors import TrainingFailed
 from jax_mix.training.models import ConvNeXt, ViT
 from parity_tests.tolerances import assert_close
 
+pytestmark = pytest.mark.as_users_run
+
 WIDTH = {"wide_resnet28_10": 32}  # all others as wide as they are
 SHALLOW = {  # these are of one block after the other
     "vit_small_patch16_224": functools.partial(
