@@ -23,7 +23,6 @@ _PARITY = Path(__file__).parent / "parity"
 _ALWAYS_OPTIMIZED = os.environ.get(_VARIABLE) == "0"
 
 
-
 def pytest_configure(config):
     """What one process has compiled no other compiles again: pytest's own share a folder with those that they start."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -37,16 +36,26 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def _one_pixel(figure, path, *, dpi=120):
+    import PIL.Image
+
+    PIL.Image.new("RGB", (1, 1)).save(path)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Before the fixtures of a test, for this process and those that it starts."""
+    """What holds in a test and in the fixtures that are made for it."""
     marked = item.get_closest_marker("as_users_run") or item.path.is_relative_to(_PARITY)
     value = "0" if _ALWAYS_OPTIMIZED or marked else "1"
     if os.environ.get(_VARIABLE) != value:
         os.environ[_VARIABLE] = value
         jax.config.update("jax_disable_most_optimizations", value == "1")
         jax.clear_caches()  # programs are kept without a word of it
-    return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        # A picture takes half a second, a short run leaves three, and its test looks at none.
+        if item.path.parent.name in ("training", "compare") and not item.get_closest_marker("pictures"):
+            patch.setattr("jax_mix.training.plots.save", _one_pixel)
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
