@@ -25,8 +25,8 @@ VIEWS = {
 @pytest.fixture(scope="module")
 def report(data_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("quick")
-    flags = ["--quick", "--seeds", "2", "--epochs", "3", "--width", "8", "--attacked", "50", "--train-images", "800"]
-    flags += ["--batch-size", "32", "--data-dir", data_dir, "--out", str(out), "--devices", "1"]
+    flags = ["--quick", "--model", "mlp", "--seeds", "2", "--epochs", "3", "--attacked", "50"]
+    flags += ["--data-dir", data_dir, "--out", str(out), "--devices", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planar, "_STEPS", 50)  # as good a figure as of more
         assert train.main(["compare", *flags]) == 0
