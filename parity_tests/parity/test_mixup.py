@@ -58,7 +58,7 @@ def test_batch_and_targets_equal_fastai_within_one_ulp(n, channels, size, alpha,
     with precision(dtype):
         mix = fastai.mix()
         assert_close(mix.lam, fastai.lam, "recorded draw")
-        # One program is compiled sooner than a dozen operations; anew each time: test_mutations.py breaks what it calls.
+        # One program is compiled sooner than a dozen operations; anew each time, as test_mutations.py breaks the parts.
         mixed_x, mixed_y = jax.jit(lambda mix, x, y: (mix.blend(x), mix.targets(y)))(mix, nhwc(x), y)
     assert_same_blend(mixed_x, nhwc(x), nhwc(fastai.x), mix.partner)
     assert_same_blend(mixed_y, y, fastai.y, mix.partner)
