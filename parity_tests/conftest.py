@@ -1,5 +1,9 @@
 """Settings for every test, strict promotion and several devices, set before JAX starts; and the digits."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -10,6 +14,48 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 devices.keep_collectives_in_order(processes=False)
+
+# Most tests ask what a program does, not how fast, and most of their time would go to compiling. So XLA optimises the
+# programs of those alone that are marked as_users_run, or compare with the originals: what a compiler can get wrong is
+# theirs to see. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest: of all.
+_VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+_PARITY = Path(__file__).parent / "parity"
+_ALWAYS_OPTIMIZED = os.environ.get(_VARIABLE) == "0"
+
+
+def pytest_configure(config):
+    """What one process has compiled no other compiles again: pytest's own share a folder with those that they start."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="jax_mix-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+        jax.config.update("jax_compilation_cache_dir", folder.name)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _one_pixel(figure, path, *, dpi=120):
+    import PIL.Image
+
+    PIL.Image.new("RGB", (1, 1)).save(path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """What holds in a test and in the fixtures that are made for it."""
+    marked = item.get_closest_marker("as_users_run") or item.path.is_relative_to(_PARITY)
+    value = "0" if _ALWAYS_OPTIMIZED or marked else "1"
+    if os.environ.get(_VARIABLE) != value:
+        os.environ[_VARIABLE] = value
+        jax.config.update("jax_disable_most_optimizations", value == "1")
+        jax.clear_caches()  # programs are kept without a word of it
+    with pytest.MonkeyPatch.context() as patch:
+        # A picture takes half a second, a short run leaves three, and its test looks at none.
+        if item.path.parent.name in ("training", "compare") and not item.get_closest_marker("pictures"):
+            patch.setattr("jax_mix.training.plots.save", _one_pixel)
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

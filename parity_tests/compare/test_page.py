@@ -8,6 +8,9 @@ import shutil
 import pytest
 
 import train
+from jax_mix.compare import planar
+
+pytestmark = pytest.mark.pictures
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -22,8 +25,11 @@ VIEWS = {
 @pytest.fixture(scope="module")
 def report(data_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("quick")
-    flags = ["--quick", "--seeds", "2", "--epochs", "3", "--data-dir", data_dir, "--out", str(out), "--devices", "1"]
-    assert train.main(["compare", *flags]) == 0
+    flags = ["--quick", "--model", "mlp", "--seeds", "2", "--epochs", "3", "--attacked", "50"]
+    flags += ["--data-dir", data_dir, "--out", str(out), "--devices", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planar, "_STEPS", 50)  # as good a figure as of more
+        assert train.main(["compare", *flags]) == 0
     return out / "compare-digits" / "report.html"
 
 

@@ -4,7 +4,6 @@ import html
 import re
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from jax_mix.compare import figures, page, regime, summary
@@ -131,16 +130,12 @@ def test_the_best_of_many_is_cautioned_of_if_there_is_one():
 def texts(tmp_path_factory):
     """What a reader sees of runs that measured their fit, and of runs made before that."""
     seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "jax_mix.compare.figures.plots.save", lambda _, path, dpi: PIL.Image.new("RGB", (1, 1)).save(path)
-        )
-        for made in (records(), given.records()):
-            folder = tmp_path_factory.mktemp("report")
-            page.write(folder, given.COMPARISON, given.dataset(), made, given.PLANE, {}, "python train.py compare")
-            body = (folder / "report.html").read_text().partition("<main>")[2]
-            text = html.unescape(re.sub(r"<[^>]*>", " ", body)).replace("\N{NO-BREAK SPACE}", " ")
-            seen.append(" ".join(text.split()))
+    for made in (records(), given.records()):
+        folder = tmp_path_factory.mktemp("report")
+        page.write(folder, given.COMPARISON, given.dataset(), made, given.PLANE, {}, "python train.py compare")
+        body = (folder / "report.html").read_text().partition("<main>")[2]
+        text = html.unescape(re.sub(r"<[^>]*>", " ", body)).replace("\N{NO-BREAK SPACE}", " ")
+        seen.append(" ".join(text.split()))
     return seen
 
 

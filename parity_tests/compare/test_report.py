@@ -321,10 +321,7 @@ def test_the_order_is_in_the_page(text):
 
 
 @pytest.mark.parametrize(("mixup", "word"), [(0.03, "agrees"), (0.06, "does not agree")])
-def test_whether_the_order_agrees_is_said(mixup, word, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "jax_mix.compare.figures.plots.save", lambda _, path, dpi: PIL.Image.new("RGB", (1, 1)).save(path)
-    )
+def test_whether_the_order_agrees_is_said(mixup, word, tmp_path):
     errors = {"none": 0.05, "mixup": mixup, "manifold": 0.02}
     comparison = Comparison(methods=tuple(errors), seeds=2, noise_levels=(), radii=(0.2, 0.1))
     made = []

@@ -341,6 +341,7 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_numbers(
     assert not [path for path in (tmp_path / "it" / "runs").iterdir() if path.is_dir()]  # no checkpoint is left
 
 
+@pytest.mark.as_users_run  # of a thousand steps most of the time is running them
 def test_on_the_plane_mixing_widens_boundaries(monkeypatch):
     monkeypatch.undo()
     found = planar.compare(2)

@@ -4,7 +4,6 @@ import html
 import re
 
 import numpy as np
-import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
 
@@ -98,11 +97,7 @@ def test_the_curves_are_means_by_alpha_with_the_interval_of_the_difference(monke
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "jax_mix.compare.figures.plots.save", lambda _, path, dpi: PIL.Image.new("RGB", (1, 1)).save(path)
-        )
-        page.write(folder, COMPARISON, given.dataset(), records(), given.PLANE, {}, "python train.py compare")
+    page.write(folder, COMPARISON, given.dataset(), records(), given.PLANE, {}, "python train.py compare")
     body = (folder / "report.html").read_text().partition("<main>")[2]
     marked = re.sub(r"<strong>([\d.]+)</strong>", r"[\1]", body)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", marked)).split())

@@ -15,7 +15,7 @@ from jax_mix._leaves import map_leaves, mixed_leaves
 from jax_mix._paths import split_selector, wanted_paths
 from jax_mix._running import run
 from parity_tests.library.zoo import ZOO, in_evaluation
-from parity_tests.library.zoo.computing import PARTNER, QUICK, distance
+from parity_tests.library.zoo.computing import PARTNER, distance
 from parity_tests.tolerances import assert_close
 
 N = len(PARTNER)
@@ -47,7 +47,7 @@ def compiled(call, names):
         one = dataclasses.replace(call.with_inputs(inputs), model=model, variables=None if is_nnx else state)
         return run(one, hook, wanted)
 
-    program = jax.jit(mixed, compiler_options=QUICK)
+    program = jax.jit(mixed)
     return lambda name, lam: jax.device_get(program(state, names.index(name), np.float32(lam), call.inputs))
 
 

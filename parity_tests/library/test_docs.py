@@ -16,6 +16,8 @@ from jax_mix.training.command_line import parse, parse_options
 from jax_mix.training.config import Config
 from jax_mix.training.run import write_config
 
+pytestmark = pytest.mark.as_users_run
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_CODE = [document for document in DOCUMENTS if "```python" in document.read_text()]

@@ -109,13 +109,11 @@ def test_masked_logits_of_rows_that_are_not_mixed(name):
     meets = alone | ((labels < 2) == (other < 2))  # its partner's label is not masked
     assert 16 < alone.sum() < 48
     assert (~meets).sum() > 0
-    losses, gradient = jax.vmap(
-        jax.value_and_grad(
-            lambda row, i: jax_mix.mixed_loss(lambda row, y: XENT(jnp.broadcast_to(row, (64, 4)), y), row, labels, mix)[
-                i
-            ]
-        )
-    )(logits, jnp.arange(64))
+
+    def loss(row, i):
+        return jax_mix.mixed_loss(lambda row, y: XENT(jnp.broadcast_to(row, (64, 4)), y), row, labels, mix)[i]
+
+    losses, gradient = jax.jit(jax.vmap(jax.value_and_grad(loss)))(logits, jnp.arange(64))
     np.testing.assert_allclose(losses[alone], XENT(logits, labels)[alone], rtol=1e-6)
     assert np.all(np.isfinite(losses[meets]))
     assert np.all(np.isposinf(losses[~meets]))

@@ -53,14 +53,15 @@ def test_the_same_draw_in_and_out_of_jit_and_under_vmap(name):
 
 
 def test_defaults_are_fastais():
-    lam = jax_mix.MixUp().sample(jax.random.key(0), (1000,)).lam
+    lam = jax.jit(lambda key: jax_mix.MixUp().sample(key, (1000,)).lam)(jax.random.key(0))
     assert jax_mix.MixUp().alpha == jax_mix.ManifoldMixup().alpha == 0.4
     assert jax_mix.CutMix().alpha == 1.0
     assert lam.min() >= 0.5  # folded
     assert len(np.unique(lam)) > 900  # one a sample
-    cut = jax_mix.CutMix().sample(jax.random.key(4), (1000, 32, 32, 1))
+    cut = jax.jit(lambda key: jax_mix.CutMix().sample(key, (1000, 32, 32, 1)))(jax.random.key(4))
     assert cut.box.shape == (4,)  # one a batch
-    unfolded = jax.vmap(lambda k: jax_mix.CutMix().sample(k, (1, 32, 32, 1)))(jax.random.split(jax.random.key(0), 200))
+    keys = jax.random.split(jax.random.key(0), 200)
+    unfolded = jax.jit(jax.vmap(lambda key: jax_mix.CutMix().sample(key, (1, 32, 32, 1))))(keys)
     assert unfolded.lam.min() < 0.4
 
 

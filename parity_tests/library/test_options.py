@@ -16,8 +16,13 @@ P_VALUE = 1e-4
 N = 20_000
 
 
+def drawn_at_once(method, shape):
+    """One program is compiled sooner than dozens of operations."""
+    return jax.jit(lambda key: method.sample(key, shape))(KEY)
+
+
 def lambdas(method, n=N, shape=(64, 64)):
-    return np.asarray(method.sample(KEY, (n, *shape)).lam, np.float64)
+    return np.asarray(drawn_at_once(method, (n, *shape)).lam, np.float64)
 
 
 def test_a_fixed_lambda_and_a_range():
@@ -68,7 +73,7 @@ def test_pairs_share_their_draw(n, groups):
 
 
 def corners(box, size=32, n=N, **options):
-    mix = CutMix(1.0, per="sample", box=box, **options).sample(KEY, (n, size, size))
+    mix = drawn_at_once(CutMix(1.0, per="sample", box=box, **options), (n, size, size))
     return np.asarray(mix.box), np.asarray(mix.lam, np.float64)
 
 
@@ -192,7 +197,7 @@ def test_partners_within_classes_and_never_a_padded_row(how, groups):
     real = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0], bool)
     method = MixUp(1.0, partner=how, groups=groups)
     keys = jax.random.split(KEY, 60 if how in ("permutation", "derangement") and groups == 1 else 1)
-    mixes = jax.vmap(lambda key: method.sample(key, (12,), within=label, where=real))(keys)
+    mixes = jax.jit(jax.vmap(lambda key: method.sample(key, (12,), within=label, where=real)))(keys)
     part = np.arange(12) // (12 // groups)
     for partner, lam in zip(np.asarray(mixes.partner), np.asarray(mixes.lam), strict=True):
         assert (label[partner] == label).all()

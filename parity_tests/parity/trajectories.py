@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from fastai.callback.mixup import CutMix, MixUp
@@ -116,14 +115,18 @@ def our_trajectory(setup: Setup, mixes: Sequence[jax_mix.Mix | None]) -> Traject
     config = Config(optimizer=setup.optimizer, schedule=setup.schedule, **setup.rates)
     learner = make_learner(config, model, len(setup.images))
 
-    @nnx.jit
-    def step(learner, image, label, mix):
+    graphdef, state = nnx.split(learner)
+
+    @jax.jit  # nnx.jit would take the learner apart at each of hundreds of steps
+    def step(state, image, label, mix):
+        learner = nnx.merge(graphdef, state)
         measured, grads = loss_and_gradients(learner.model, image, label, mix)
         apply_gradients(learner.model, learner.optimizer, grads)
-        return measured.loss
+        return nnx.state(learner), measured.loss
 
-    losses = [
-        step(learner, jnp.asarray(image), jnp.asarray(label, jnp.int32), mix)
-        for image, label, mix in zip(setup.images, setup.labels, mixes, strict=True)
-    ]
+    losses = []
+    for image, label, mix in zip(setup.images, setup.labels, mixes, strict=True):
+        state, loss = step(state, image, label.astype(np.int32), mix)
+        losses.append(loss)
+    nnx.update(learner, state)
     return Trajectory(np.asarray(jax.device_get(losses)), convert.flax_arrays(model), mixes)

@@ -15,6 +15,8 @@ from jax_mix.training.models import convolution
 from jax_mix.training.models.convolution import conv_general_dilated
 from parity_tests.tolerances import assert_close
 
+pytestmark = pytest.mark.as_users_run
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 # kernel, strides, padding, groups, images, height and width
 CASES = {

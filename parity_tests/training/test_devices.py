@@ -36,6 +36,7 @@ def on_one_device(digits):
     return loop.train(prepare(CONFIG, digits))[1][0]
 
 
+@pytest.mark.as_users_run
 def test_eight_devices_give_the_same_losses(on_one_device, digits):
     _, (record,) = loop.train(prepare(dataclasses.replace(CONFIG, devices=8, ema=0.9), digits))
     assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
@@ -88,6 +89,7 @@ def on_real_sizes(devices, data_dir, out):
     return json.loads((out / "real" / "metrics.json").read_text())["history"]
 
 
+@pytest.mark.as_users_run
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.long)])
 @pytest.mark.parametrize("devices", [4, "two processes"])
 def test_cpu_devices_work_together_at_real_sizes(devices, times, data_dir, tmp_path):
@@ -120,6 +122,7 @@ def test_what_one_process_cannot_do_ends_both(data_dir, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.as_users_run
 def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
     done = two_processes("--data-dir", data_dir, "--out", str(tmp_path), "--name", "two")
     assert [status for status, *_ in done] == [0, 0], done
@@ -203,6 +206,7 @@ def test_parts_of_a_batch_stay_on_their_devices(digits):
     assert collectives(METHODS["mixup"], AxisType.Auto, digits, accumulate=2) <= {"all-reduce"}
 
 
+@pytest.mark.as_users_run
 def test_as_many_labels_as_images(digits):
     """Evaluation on several devices, whose number does not divide that of the test images."""
     model = PreActResNet(1, 10, blocks=(1, 1), width=4, rngs=nnx.Rngs(0))

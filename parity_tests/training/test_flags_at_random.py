@@ -6,13 +6,17 @@ import functools
 import io
 import typing
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import train
 from jax_mix.compare.cells import Cells
 from jax_mix.compare.settings import Comparison
-from jax_mix.training import data, devices
+from jax_mix.training import data, devices, models
 from jax_mix.training.config import Config
 
 numbers = st.one_of(st.integers(-3, 300), st.sampled_from([0, 1, 2, 8, 64, 2**31, 2**40, -(2**40)])).map(str)
@@ -56,6 +60,17 @@ class Trains(Exception):
     """Instead of training."""
 
 
+real_make = models.make
+
+
+@functools.cache
+def made(name, **options):
+    """A network whose weights are zeros: what else they start from takes long, and no flag is refused for it."""
+    model = nnx.eval_shape(lambda: real_make(name, rngs=nnx.Rngs(0), **options))
+    nnx.update(model, jax.tree.map(lambda a: jnp.asarray(np.zeros(a.shape, a.dtype)), nnx.state(model)))
+    return model
+
+
 def check(patch, tmp_path, digits, arguments):
     """Run train.py up to where it would train."""
 
@@ -70,6 +85,7 @@ def check(patch, tmp_path, digits, arguments):
         patch.chdir(tmp_path)
         patch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
         patch.setattr(data, "load", load)
+        patch.setattr(models, "make", lambda name, *, rngs, **options: nnx.clone(made(name, **options)))
         patch.setattr(train, "train", trains)
         patch.setattr(Cells, "read", trains)
         patch.setattr(devices, "join", lambda *_: None)
@@ -86,7 +102,8 @@ def check(patch, tmp_path, digits, arguments):
         assert "Traceback" not in told.getvalue()
 
 
-often = functools.partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+healthy = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # on a machine that others use too
+often = functools.partial(settings, deadline=None, suppress_health_check=healthy)
 
 
 @often(max_examples=500)

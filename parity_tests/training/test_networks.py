@@ -11,11 +11,16 @@ from flax import nnx
 from jax_mix.training import evaluation, models
 from jax_mix.training.data import Dataset, Examples, Normalize
 from jax_mix.training.errors import TrainingFailed
-from jax_mix.training.models import ConvNeXt, ViT
+from jax_mix.training.models import ConvNeXt, ResNet, ViT
+from jax_mix.training.models.resnets import Bottleneck
 from parity_tests.tolerances import assert_close
 
+pytestmark = pytest.mark.as_users_run
+
 WIDTH = {"wide_resnet28_10": 32}  # all others as wide as they are
-SHALLOW = {  # these are of one block after the other
+SHALLOW = {  # these are of one block after the other; a second one in a stage is as all further ones
+    "resnet34": functools.partial(ResNet, 3, 10, blocks=(2, 1, 1, 1)),
+    "resnet50": functools.partial(ResNet, 3, 10, block=Bottleneck, blocks=(2, 1, 1, 1)),
     "vit_small_patch16_224": functools.partial(
         ViT, 3, 10, image_size=(32, 32), patch_size=16, width=64, depth=1, timm=True
     ),

@@ -14,6 +14,8 @@ import jax_mix
 from jax_mix.training import files, plots
 from jax_mix.training.errors import UserError
 
+pytestmark = pytest.mark.pictures
+
 NAMES = ("cat", "dog", "newt")
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 LABEL = np.array([0, 1, 2, 1, 0])

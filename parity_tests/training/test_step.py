@@ -17,6 +17,8 @@ from jax_mix.training.errors import UserError
 from jax_mix.training.models import PreActResNet
 from jax_mix.training.step import Recipe, pure_step, train_step
 
+pytestmark = pytest.mark.as_users_run
+
 METHODS = {
     "none": None,
     "mixup": jax_mix.MixUp(),

@@ -106,6 +106,7 @@ def test_each_method_runs(arguments, expected, data_dir, tmp_path, capsys):
     assert str(folder) in output
 
 
+@pytest.mark.as_users_run
 def test_the_default_network_runs_in_bfloat16(data_dir, tmp_path):
     """In a process of its own, with JAX's own settings: Flax's norms need another promotion than these tests have."""
     flags = ["--dtype", "bfloat16", "--epochs", "2", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "half"]

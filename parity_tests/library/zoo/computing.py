@@ -7,7 +7,6 @@ from flax import nnx
 import jax_mix
 
 PARTNER = np.array([2, 3, 1, 0])  # nobody is their own
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes to compiling
 
 
 def partners_of(tree):
@@ -28,7 +27,7 @@ def compiled(model, variables, kwargs, layers):
             return jax_mix.forward(model, x, mix, *others, variables=state, **kwargs, **flags)
         return jax_mix.forward(nnx.merge(graphdef, state), x, mix, *others, **kwargs, **flags)
 
-    program = jax.jit(run, compiler_options=QUICK)
+    program = jax.jit(run)
 
     def call(layer, lam, args, kwargs):
         arrays = {name: value for name, value in kwargs.items() if name not in flags}
