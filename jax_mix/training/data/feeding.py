@@ -165,9 +165,17 @@ def _from_device(
 class _Steps:
     """The batches of a whole run by step, as this process's part of each: what Grain calls a random-access source."""
 
-    def __init__(self, examples: Examples, key: Any, batch_size: int, stop: int, sampler: Balanced | None) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        key: Any,
+        batch_size: int,
+        stop: int,
+        process: int,
+        processes: int,
+        sampler: Balanced | None = None,
+    ) -> None:
         self._examples, self._stop, self._batch_size, self._sampler = examples, stop, batch_size, sampler
-        process, processes = jax.process_index(), jax.process_count()
         self._key_data = np.asarray(jax.random.key_data(key)).tobytes()
         part = batch_size // processes
         self._rows = slice(process * part, (process + 1) * part)
@@ -213,7 +221,7 @@ def _from_grain(
 ) -> Iterator[Examples]:
     import grain  # slow to import, and rarely needed
 
-    steps = _Steps(examples, key, batch_size, stop, sampler)
+    steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count(), sampler)
     read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
     dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(read)
     if workers:
