@@ -177,7 +177,7 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     same |= {"loss": _loss(config, dataset), "drop_path": config.drop_path is not None}
     if config.mix == "none":
         return Recipe(steps=steps, **same)
-    for note in methods.beside(config.mix, label_smoothing=config.label_smoothing):
+    for note in methods.beside(config.mix, label_smoothing=config.label_smoothing, loss=config.loss):
         _say_once(note, sys.stderr)
     written: Any = methods.make(config.mix, config.alpha, config.mix_groups, config.mix_per)
     layers = models.default_layers(config.model) if config.layers is None else config.layers
