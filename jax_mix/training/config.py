@@ -107,7 +107,7 @@ class OptimisationFlags:
     loss: LossName | None = None
     target_threshold: Between0And1 | None = None  # with bce: mixed targets above it are 1, others 0; None: they stay
     # how much the loss of each class's images weighs: balanced: as if all had as many; or a number for each class, in
-    # the order of their names; None: all alike
+    # the order in which the start of a run names them; None: all alike
     class_weights: tuple[str, ...] | None = None
     # balanced: images are drawn anew for each epoch, of every class about as many; None: each image comes once
     sampler: Literal["balanced"] | None = None

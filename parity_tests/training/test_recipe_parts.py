@@ -19,7 +19,7 @@ from jax_mix.training.config import Config
 from jax_mix.training.errors import Stopped, UserError
 from jax_mix.training.models import dropping, set_drop_path
 from jax_mix.training.optimizers import make
-from jax_mix.training.step import Recipe, train_step
+from jax_mix.training.step import Recipe, apply_gradients, train_step
 from parity_tests.tolerances import assert_close
 
 KEY = jax.random.key(5)
@@ -136,6 +136,21 @@ def test_nothing_is_added_to_a_run_that_asks_for_none_of_it(digits):
         jax.eval_shape(make("adam", "one_cycle", **same, **options).init, nnx.state(model)) for options in ({}, names)
     ]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+def test_layers_learn_at_rates_of_their_own():
+    """A step of SGD at rate 1 along gradients of 1 is each parameter's rate; the head's is all of it."""
+    config = Config(schedule="constant", learning_rate=1.0, weight_decay=0.0, layer_decay=0.5)
+    model = nnx.eval_shape(lambda: models.ViT(1, 3, image_size=(8, 8), width=8, depth=2, rngs=nnx.Rngs(0)))
+    params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), nnx.state(model, nnx.Param))
+    nnx.update(model, params)
+    optimizer = make_learner(config, model, 10).optimizer
+    nnx.jit(apply_gradients)(model, optimizer, jax.tree.map(jnp.ones_like, params))
+    moved = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    rates = {path[:2]: set(np.asarray(each[...]).ravel().tolist()) for path, each in moved}
+    wanted = {("patch", "kernel"): 0.125, ("position",): 0.125, ("blocks", 0): 0.25, ("blocks", 1): 0.5}
+    wanted |= {("norm", "scale"): 0.5, ("head", "kernel"): 1.0}
+    assert {path: rates[path] for path in wanted} == {path: {-rate} for path, rate in wanted.items()}
 
 
 def test_what_a_network_or_a_set_cannot_have_is_told(digits):
