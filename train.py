@@ -12,7 +12,7 @@ python train.py compare: train with every method, and write a report of what eac
 
 python train.py predict runs/digits-manifold-0 photo.jpg folder/: what is on images; evaluate and export: --help tells.
 
-python train.py --config runs/digits-manifold-0/config.json --seed 1: as that run was, but for the flags that follow.
+python train.py --config recipes/deit_s.toml --epochs 9: as a file says, or a run's config.json, but for what follows.
 """
 
 from __future__ import annotations

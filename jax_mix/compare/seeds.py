@@ -19,6 +19,7 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 from jax_mix.training import data, devices, signals
+from jax_mix.training.balance import BALANCED
 from jax_mix.training.build import make_learner, make_model, make_recipe, split_seed
 from jax_mix.training.config import Config
 from jax_mix.training.errors import Stopped, TrainingFailed
@@ -29,7 +30,12 @@ Trained = tuple[nnx.Module, list[dict[str, float]]]  # a network and its history
 
 
 def is_faster(config: Config, dataset: data.Dataset) -> bool:
-    """Whether seeds are trained as one where the user leaves that open: on one device, and without convolutions."""
+    """Whether seeds are trained as one where the user leaves that open: on one device, and without convolutions.
+
+    Not with balanced class weights: with wrong labels each seed has its own.
+    """
+    if config.class_weights == (BALANCED,):
+        return False
     model = make_model(config, dataset, nnx.Rngs(0))
     convolutions = any(isinstance(module, nnx.Conv) for _, module in nnx.iter_graph(model))
     return devices.make_mesh(config.devices).size == 1 and config.feed != "grain" and not convolutions
@@ -47,7 +53,7 @@ def train_seeds(
 
     Args:
       configs: as `resolve` gives them, the same but for "seed".
-      datasets: one for each, the same but for training labels.
+      datasets: one for each, the same but for training labels; with balanced class weights for these too.
       progress: is advanced by the steps of each.
       watched: training images of each that are looked at as they are after each epoch; None: none.
 
@@ -63,6 +69,8 @@ def train_seeds(
     epoch_steps = n // size
     steps = config.epochs * epoch_steps
     keys = [split_seed(each) for each in configs]
+    balanced = config.sampler == BALANCED
+    samplers = [data.Balanced(each.train.label) if balanced else None for each in datasets]
     learners = [
         make_learner(each, make_model(each, dataset, nnx.Rngs(key[0])), steps)
         for each, key in zip(configs, keys, strict=True)
@@ -78,7 +86,8 @@ def train_seeds(
         for epoch in range(1, config.epochs + 1):
             mixes = epoch <= config.epochs - config.mix_off_epochs
             first = (epoch - 1) * epoch_steps
-            index = np.stack([data.epoch_batches(key[1], epoch, n, size) for key in keys])
+            orders = zip(keys, samplers, strict=True)
+            index = np.stack([data.epoch_batches(key[1], epoch, n, size, sampler) for key, sampler in orders])
             states, measured = _epoch(
                 graphdef,
                 recipe if mixes else dataclasses.replace(recipe, method=None),

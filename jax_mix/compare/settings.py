@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from jax_mix.training import methods
+from jax_mix.training.balance import BALANCED
 from jax_mix.training.checks import Count, Must, check_fields, within
 from jax_mix.training.config import Alpha, Config
 from jax_mix.training.errors import require
@@ -55,6 +56,11 @@ class Comparison(ComparisonFlags, Config):
         require(bool(self.methods), "--methods must name at least one.")
         for method in self.methods:
             self.config(method, 0.0, 0)  # complains of what a run cannot do
+        require(
+            self.batch_seeds != "on" or self.class_weights != (BALANCED,),
+            "--batch-seeds on trains seeds as one, and with --class-weights balanced each has weights of its own, by "
+            "its wrong labels: drop one.",
+        )
         names = set(map(methods.file_name, self.methods))
         require(len(names) == len(self.methods), f"--methods must differ in letters and digits, got {self.methods}.")
 

@@ -40,6 +40,10 @@ class About:
       averaged: whether it is the averaged weights that are evaluated.
       dataset: the name of the data, and their fingerprint.
       versions: of Python and the packages.
+      loss: what was trained with.
+      probabilities: what they are of the logits, after any loss: the softmax, also of the logits of a binary
+        cross-entropy, whose sigmoids say of each class by itself how likely it is. Given that an image is of one class
+        alone, those of the sigmoids are the softmax.
     """
 
     class_names: tuple[str, ...]
@@ -56,6 +60,8 @@ class About:
     averaged: bool
     dataset: str
     versions: dict[str, str]
+    loss: str = "cross_entropy"
+    probabilities: str = "softmax"
 
 
 def write_about(folder: Path, prepared: Prepared) -> None:
@@ -90,6 +96,7 @@ def write_about(folder: Path, prepared: Prepared) -> None:
         averaged=config.ema is not None,
         dataset=told_data(config, dataset),
         versions={"python": found["python"], "jax_mix": jax_mix.__version__, **found["versions"]},
+        loss=config.loss or "cross_entropy",
     )
     write_json(folder / _FILE, dataclasses.asdict(about))
 

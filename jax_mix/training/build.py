@@ -16,8 +16,10 @@ from jax.sharding import Mesh
 
 import jax_mix
 from jax_mix.training import data, devices, methods, models, optimizers, sharding, weights, weights_files
+from jax_mix.training.balance import BALANCED, weights_of
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
+from jax_mix.training.losses import Loss
 from jax_mix.training.step import Learner, Recipe
 
 if TYPE_CHECKING:
@@ -135,8 +137,10 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     require(config.batch_size <= n, f"--batch-size must be at most {n}, all training images; got {config.batch_size}.")
     model = make_model(config, dataset, nnx.Rngs(split_seed(config)[0]))
     steps = config.epochs * (n // config.batch_size)
-    _body(config, model, steps)  # for what it raises
+    _body(config, model, steps), _layer_rates(config, model)  # for what they raise
     recipe = make_recipe(config, model, dataset, steps=steps)
+    if config.sampler == BALANCED:
+        _say_once(f"sampler: {data.Balanced(dataset.train.label)}", sys.stdout)
     bound = zip(methods.every(methods.make(config.mix)), methods.every(recipe.method), strict=True)
     layers = next((method.layers for written, method in bound if methods.leaves_layers(written)), None)
     return Prepared(dataclasses.replace(config, layers=layers), dataset, model, recipe)
@@ -162,6 +166,8 @@ def make_model(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Mod
             )
     if config.weights is not None:
         _say_once(f"{told}; pixels are normalised by {' '.join(_normalize(config) or ())}", sys.stdout)
+    if config.drop_path is not None:
+        models.set_drop_path(model, config.drop_path, config.model)
     model.train()
     return model
 
@@ -188,11 +194,12 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     Raises:
       UserError: a layer is not in the model, or images are too small for CutMix, or the methods do not go together.
     """
-    same = {name: getattr(config, name) for name in ("alpha_end", "augment", "label_smoothing", "accumulate", "ema")}
+    same = {name: getattr(config, name) for name in ("alpha_end", "augment", "accumulate", "ema")}
+    same |= {"loss": _loss(config, dataset), "drop_path": config.drop_path is not None}
     same |= {"steps": steps, "split_over": split_over(config)}
     if config.mix == "none":
         return Recipe(**same)
-    for note in methods.beside(config.mix, label_smoothing=config.label_smoothing):
+    for note in methods.beside(config.mix, label_smoothing=config.label_smoothing, loss=config.loss):
         _say_once(note, sys.stderr)
     written: Any = methods.make(config.mix, config.alpha, config.mix_groups, config.mix_per)
     layers = models.default_layers(config.model) if config.layers is None else config.layers
@@ -246,8 +253,14 @@ def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:
         steps=steps,
         milestones=config.milestones,
         body=_body(config, model, steps),
+        warmup=(config.warmup_epochs or 0) * (steps // config.epochs),
+        clip_norm=config.clip_norm,
+        beta2=config.adam_beta2,
+        epsilon=config.adam_epsilon,
+        layer_rates=_layer_rates(config, model),
     )
-    optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
+    with jax.numpy_dtype_promotion("standard"):  # optax does not run under strict promotion
+        optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
     return Learner(model, optimizer, None if config.ema is None else nnx.clone(model))
 
 
@@ -265,6 +278,39 @@ def _body(config: Config, model: nnx.Module, steps: int) -> optimizers.Body | No
         raise UserError(f"--{flag} needs a head in --model {config.model}, as attribute {' or '.join(models.HEADS)}.")
     frozen = (config.freeze_epochs or 0) * (steps // config.epochs)
     return optimizers.body_of(model, head, frozen=frozen, rate=config.body_rate or 1.0)
+
+
+def _layer_rates(config: Config, model: nnx.Module) -> tuple[tuple[str, float], ...] | None:
+    """The part of the learning rate of each parameter; None: all have all of it.
+
+    Raises:
+      UserError: the model's layers are not known.
+    """
+    if config.layer_decay is None:
+        return None
+    return models.layer_rates(model, config.layer_decay, models.head_of(model), config.model)
+
+
+def _loss(config: Config, dataset: data.Dataset) -> Loss:
+    """What is trained with, for the classes and labels of `dataset`.
+
+    Raises:
+      UserError: there are not as many weights as classes; or the threshold makes labels of all classes or of none.
+    """
+    smoothing, threshold, names = config.label_smoothing, config.target_threshold, dataset.class_names
+    off = smoothing / len(names)
+    require(
+        threshold is None or off <= threshold < 1 - smoothing + off,
+        f"--target-threshold must be from {off:g} to below {1 - smoothing + off:g}, what --label-smoothing {smoothing} "
+        f"makes of 0 and 1; got {threshold}.",
+    )
+    weights = None
+    if config.class_weights is not None:
+        weights = weights_of(config.class_weights, np.asarray(dataset.train.label), names)
+        low, high = (pick(range(len(names)), key=weights.__getitem__) for pick in (min, max))
+        told = f"from {weights[low]:.3g}, {names[low]}, to {weights[high]:.3g}, {names[high]}"
+        _say_once(f"class weights: {told}", sys.stdout)
+    return Loss(config.loss or "cross_entropy", smoothing, threshold, weights)
 
 
 def split_seed(config: Config) -> Key[Array, " 5"]:

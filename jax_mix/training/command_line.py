@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import tomllib
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ def parse(
 ) -> AnyConfig:
     """The config that flags describe.
 
-    `--config FILE` stands for the flags of the run whose config.json that is, `--resume FOLDER` for those of the run in
-    that folder, its name, and `--resume`.
+    `--config FILE` stands for the flags that the file names, a recipe's .toml or the config.json of a run; those that
+    are typed hold in their place. `--resume FOLDER` stands for the flags of the run in that folder, its name, and
+    `--resume`.
 
     >>> parse(["--mix", "cutmix", "--epochs", "5"], Config).epochs
     5
@@ -140,19 +142,28 @@ def _names(kind: type[Config]) -> list[str]:
 
 
 def _saved_flags(path: str, kind: type[Config], where: str) -> list[str]:
-    """The flags that a config.json stands for; `where` is what an error begins with."""
+    """The flags that a recipe's .toml or a config.json stands for; `where` is what an error begins with."""
+    is_toml = path.endswith(".toml")
+    what = "a file of flags, epochs = 20" if is_toml else "the config.json of a run"
     try:
-        values = json.loads(Path(path).read_text())
+        text = Path(path).read_text(encoding="utf-8")
+        values = tomllib.loads(text) if is_toml else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} cannot be read as the config.json of a run ({error}).") from error
-    require(isinstance(values, dict), f"{where} is not the config.json of a run.")
-    if kind.HIDDEN and set(kind.HIDDEN) & set(values):
-        raise UserError(f"{where} is the config.json of one run, not of a comparison.")
+        raise UserError(f"{where} cannot be read as {what} ({error}).") from error
+    require(isinstance(values, dict), f"{where} is not {what}.")
+    of_one_run = sorted(set(kind.HIDDEN) & {_field(name) for name in values})
+    if of_one_run:
+        what = f"for one run, as {of_one_run[0]} is," if is_toml else "the config.json of one run,"
+        raise UserError(f"{where} is {what} not of a comparison.")
+    fields = [name for name in _names(kind) if name not in (*kind.HIDDEN, "config", "help")]
+    for name in values:
+        if _field(name) not in fields:
+            raise UserError(f"{where}: {_unknown(f'--{name}', fields)}")
     switches = {name for name, hint in typing.get_type_hints(kind).items() if hint is bool}
     saved = []
     for name, value in values.items():
         of_flag = value if isinstance(value, list) else [value]
-        if name in switches and isinstance(value, bool):
+        if _field(name) in switches and isinstance(value, bool):
             of_flag = []
         elif not all(isinstance(each, (str, int, float, type(None))) for each in of_flag) or any(
             isinstance(each, bool) or (isinstance(each, str) and not _is_text(each)) for each in of_flag
@@ -161,6 +172,11 @@ def _saved_flags(path: str, kind: type[Config], where: str) -> list[str]:
         if value is not False:
             saved += [f"--{name.replace('_', '-')}", *map(str, of_flag)]
     return saved
+
+
+def _field(name: str) -> str:
+    """The field that a name in a file is of, written as the field or as its flag: batch_size or batch-size."""
+    return name.replace("-", "_")
 
 
 def _is_text(value: str) -> bool:

@@ -16,7 +16,9 @@ from jax_mix.training import methods
 from jax_mix.training.checks import POSITIVE, Between0And1, Count, Must, Positive, check_fields, within
 from jax_mix.training.data import AugmentName, BrokenImages, FeedName, SplitBy, check_normalization
 from jax_mix.training.errors import UserError, require
+from jax_mix.training.losses import LossName
 from jax_mix.training.models import NAMES, ModelName
+from jax_mix.training.optimisation_checks import check_optimisation
 from jax_mix.training.optimizers import OptimizerName, ScheduleName
 
 _MOST = 4 * (os.cpu_count() or 1)  # each is a Python with JAX in it: thousands would fill the memory
@@ -87,16 +89,36 @@ class OptimisationFlags:
 
     epochs: Count = 20  # passes over the training images
     batch_size: Count = 64  # images in a step
-    optimizer: OptimizerName = "sgd"  # sgd and adam add weight decay to the gradient, adamw to the step
+    # sgd and adam add weight decay to the gradient, adamw to the step; lamb is timm's, for batches of thousands
+    optimizer: OptimizerName = "sgd"
+    adam_beta2: Between0And1 | None = None  # of adam, adamw and lamb; None: 0.99, fastai's; of lamb 0.999, timm's
+    adam_epsilon: Positive | None = None  # of the same; None: 1e-5, fastai's; of lamb 1e-6, timm's
     # of the learning rate; one_cycle: of momentum too; fine_tune: one such for --freeze-epochs and one for the rest
     schedule: ScheduleName = "one_cycle"
     milestones: Parts = (0.5, 0.75)  # with --schedule step: the rate is divided by 10 after these parts of the run
     learning_rate: Positive = 0.1  # the peak of the schedule
+    # epochs in which the rate first rises, from a thousandth, where cosine, step or constant begin; None: none
+    warmup_epochs: Count | None = None
+    clip_norm: Positive | None = None  # gradients of a larger norm, all together, are scaled down to it; None: none are
     weight_decay: Decay = 5e-4  # of convolutions and the head; none for BatchNorm and biases
     label_smoothing: ShareLess1 = 0.0  # share of each target that is spread over all classes
+    # bce: the binary cross-entropy of each class by itself, its mean over the classes; bce_sum: its sum; None:
+    # cross_entropy
+    loss: LossName | None = None
+    target_threshold: Between0And1 | None = None  # with bce: mixed targets above it are 1, others 0; None: they stay
+    # how much the loss of each class's images weighs: balanced: as if all had as many; or a number for each class, in
+    # the order in which the start of a run names them; None: all alike
+    class_weights: tuple[str, ...] | None = None
+    # balanced: images are drawn anew for each epoch, of every class about as many; None: each image comes once
+    sampler: Literal["balanced"] | None = None
+    # how likely the last residual block is left out for an image (stochastic depth); the first never is, those between
+    # by their depth; None: none are
+    drop_path: Between0And1 | None = None
     accumulate: Count = 1  # parts of a batch that are computed one after the other, to save memory
     freeze_epochs: Count | None = None  # epochs at the start in which the head learns alone, and norms; None: none
     body_rate: PartOfRate | None = None  # the learning rate of all but the head, as a part of the head's; None: 1
+    # of vit and convnext: the learning rate of each layer, as a part of that of the layer above it; None: 1
+    layer_decay: Between0And1 | None = None
     ema: Between0And1 | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
     # epochs from one look at the test images to the next, the last of which is always taken; None: after each
     evaluate_every: Count | None = None
@@ -171,6 +193,7 @@ class Config(
         self._check_batch()
         self._check_data_and_schedule()
         self._check_fine_tuning()
+        check_optimisation(self)
         self._check_processes()
         require(not (self.resume and self.overwrite), "--resume goes on with a run, --overwrite replaces it: drop one.")
 

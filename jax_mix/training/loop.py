@@ -16,6 +16,7 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 from jax_mix.training import data, devices, sharding, signals
+from jax_mix.training.balance import BALANCED
 from jax_mix.training.build import Prepared, make_learner, split_seed
 from jax_mix.training.checkpoints import Checkpoints, is_finite
 from jax_mix.training.errors import Stopped
@@ -87,6 +88,7 @@ def train(
     if best and config.resume:
         best.forget(after=done)
 
+    sampler = data.Balanced(dataset.train.label) if config.sampler == BALANCED else None
     batches = data.batches(
         dataset.train,
         order_key,
@@ -96,6 +98,7 @@ def train(
         sharding=split,
         feed=config.feed,
         workers=config.workers,
+        sampler=sampler,
     )
     if progress is None:
         shown: Any = tqdm(total=steps, initial=done, unit="step", disable=not devices.is_first())
@@ -123,7 +126,7 @@ def train(
                     losses, hits = ([float(each) for each in values] for values in jax.device_get((losses, hits)))
                     failed = _first_not_finite(losses, state)
                     if failed is not None:
-                        index = data.epoch_batches(order_key, epoch, n, config.batch_size)[failed]
+                        index = data.epoch_batches(order_key, epoch, n, config.batch_size, sampler)[failed]
                         step, loss = done - len(losses) + failed, losses[failed]
                         raise report_failed_step(
                             config, tuple(image_size), epoch_recipe, step, index, loss, checkpoints

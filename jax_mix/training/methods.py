@@ -222,16 +222,17 @@ def told(method: Method | None) -> str:
     return f"one of {count}, drawn for each {method.per}: {'; '.join(parts)}"
 
 
-def beside(mix: str, *, label_smoothing: float) -> list[str]:
+def beside(mix: str, *, label_smoothing: float, loss: str | None = None) -> list[str]:
     """What those who wrote the recipes do besides mixing, and this run does not."""
     names = {part.name for part in parse(mix)}
     notes = []
     if "timm" in names and label_smoothing == 0:
         notes.append("--mix timm: timm smooths labels as well, unless told otherwise: --label-smoothing 0.1 does.")
     if "manifold_mixup_paper" in names:
+        own = "the cross-entropy" if loss in (None, "cross_entropy") else "that of a sigmoid for each class"
         notes.append(
             "--mix manifold_mixup_paper: the authors' loss is a binary cross-entropy (docs/recipes.md has it); "
-            "this run's is the cross-entropy."
+            f"this run's is {own}."
         )
     return notes
 

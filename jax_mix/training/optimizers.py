@@ -1,4 +1,4 @@
-"""Optimizers and schedules, as fastai's: `Learner(opt_func=SGD or Adam)` with `fit` or `fit_one_cycle`."""
+"""Optimizers and schedules: fastai's `SGD` and `Adam` with `fit` or `fit_one_cycle`; timm's LAMB, and its warm-up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-OptimizerName = Literal["sgd", "adam", "adamw"]
+OptimizerName = Literal["sgd", "adam", "adamw", "lamb"]
 ScheduleName = Literal["one_cycle", "fine_tune", "cosine", "step", "constant"]
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)
 
@@ -50,19 +50,25 @@ def make(
     steps: int,
     milestones: tuple[float, ...] = (0.5, 0.75),
     body: Body | None = None,
+    warmup: int = 0,
+    clip_norm: float | None = None,
+    beta2: float | None = None,
+    epsilon: float | None = None,
+    layer_rates: tuple[tuple[str, float], ...] | None = None,
 ) -> optax.GradientTransformation:
-    """The optimizer that fastai calls SGD or Adam, on one of its schedules.
+    """The optimizer that fastai calls SGD or Adam, or timm's LAMB, on a schedule.
 
     | optimizer | fastai                                | weight decay is added to |
     |-----------|---------------------------------------|--------------------------|
     | sgd       | `partial(SGD, mom=0.9, decouple_wd=False)` | the gradient        |
     | adam      | `partial(Adam, decouple_wd=False)`    | the gradient             |
     | adamw     | `Adam`                                | the step                 |
+    | lamb      | timm's `Lamb`                         | the step, before its norm is taken |
 
     Kernels decay, biases and scales of norms do not (fastai's `wd_bn_bias=False`).
 
     Args:
-      optimizer: "sgd", "adam" or "adamw".
+      optimizer: "sgd", "adam", "adamw" or "lamb".
       schedule: "one_cycle": the rate goes from a 25th up and down to 1/100,000 of `learning_rate`, momentum (Adam's b1)
         from 0.95 to 0.85 and back. With the others momentum stays at 0.9. "cosine": the rate falls to 0 along half a
         cosine. "step": it is divided by 10 at each milestone. "constant": it stays. "fine_tune": two cycles, one of the
@@ -73,13 +79,20 @@ def make(
       milestones: where "step" divides, as parts of the run in (0, 1).
       body: what learns more slowly, or is frozen for some steps; None: all learns alike. While the body is frozen its
         norms learn at a tenth of the rate; then momentum, and Adam's averages, begin anew. "fine_tune" needs it.
+      warmup: steps, from the first, in which the rate goes in a straight line from a thousandth of `learning_rate` to
+        all of it; after them it is what the schedule has there, which begins with the first step all the same.
+      clip_norm: gradients whose norm, that of all parameters together, is larger are scaled down to it; None: none are.
+      beta2: how much of Adam's mean of squared gradients stays; None: 0.99, fastai's, with "lamb" 0.999, timm's.
+      epsilon: what Adam adds to its root; None: 1e-5, fastai's, with "lamb" 1e-6, timm's.
+      layer_rates: of each parameter, by its path joined by dots, its part of the rate; None: all have all of it.
 
     Returns:
       An optax transformation whose `update` needs the parameters.
 
     Source: `fastai.optimizer.SGD`, `Adam`; `fastai.callback.schedule.fit_one_cycle`, `fine_tune`, with `freeze` and
     `train_bn` of `fastai.learner.Learner`; the steps of mixup's and CutMix's papers, at a half and three quarters
-    (Manifold Mixup's authors: at a third and two thirds).
+    (Manifold Mixup's authors: at a third and two thirds); `timm.optim.Lamb`; the warm-up of
+    `timm.scheduler.CosineLRScheduler`, by updates; `torch.nn.utils.clip_grad_norm_`.
     """
     rate: float | optax.Schedule = learning_rate
     momentum: float | optax.Schedule = 0.9
@@ -100,11 +113,25 @@ def make(
         at = [round(part * steps) for part in milestones]
         rate = optax.piecewise_constant_schedule(learning_rate, {step: 0.1 ** at.count(step) for step in at})
 
+    if warmup:
+        rate = _warmed_up(rate, learning_rate, warmup)
+    b2, eps = (0.999, 1e-6) if optimizer == "lamb" else (0.99, 1e-5)
+    b2, eps = b2 if beta2 is None else beta2, eps if epsilon is None else epsilon
+
     def transformation(rate: Any, momentum: Any) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
-        adam = optax.scale_by_adam(b1=momentum, b2=0.99, eps=1e-5)
-        parts = {"sgd": [decay, optax.trace(momentum)], "adam": [decay, adam], "adamw": [adam, decay]}[optimizer]
-        return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+        adam = optax.scale_by_adam(b1=momentum, b2=b2, eps=eps)
+        # As timm's: gradients are clipped, and what does not decay is not scaled by its norm, which optax.lamb does.
+        trust = [optax.masked(optax.scale_by_trust_ratio(), _kernels)] if weight_decay else []
+        parts: dict[str, list[Any]] = {
+            "sgd": [decay, optax.trace(momentum)],
+            "adam": [decay, adam],
+            "adamw": [adam, decay],
+            "lamb": [_clipped(1.0, added=0.0), adam, decay, *trust],
+        }
+        first = [] if clip_norm is None else [_clipped(clip_norm, added=1e-6)]
+        last = [] if layer_rates is None else [_by_layer(dict(layer_rates))]
+        return optax.chain(*first, *parts[optimizer], optax.scale_by_learning_rate(rate), *last)
 
     if body is None:
         return optax.inject_hyperparams(transformation)(rate=rate, momentum=momentum)
@@ -144,6 +171,36 @@ def _scaled(body: Body, of_body: Any, of_norms: Any) -> optax.GradientTransforma
         return jnp.where(by == 0, jnp.zeros_like(update), update * by.astype(update.dtype))
 
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def _clipped(most: float, *, added: float) -> optax.GradientTransformation:
+    """Gradients whose norm is above `most`, of all of them together, scaled down to it; `added` to the norm before."""
+
+    def clip(updates: Any, params: Any) -> Any:
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(update)) for update in jax.tree.leaves(updates)))
+        by = jnp.minimum(1.0, most / (norm + added))
+        return jax.tree.map(lambda update: update * by.astype(update.dtype), updates)
+
+    return optax.stateless(clip)
+
+
+def _by_layer(rates: dict[str, float]) -> optax.GradientTransformation:
+    """The update of each parameter times its part of the rate."""
+
+    def scale(path: Any, update: Any) -> Any:
+        return update * rates[jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")]
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def _warmed_up(rate: Any, peak: float, steps: int) -> Callable[[Any], Any]:
+    """In the first `steps` a line from a thousandth of `peak` to all of it, in the place of what `rate` has there."""
+    first = peak / 1000
+
+    def warmed(step: Any) -> Any:
+        return jnp.where(step < steps, first + step * ((peak - first) / steps), rate(step) if callable(rate) else rate)
+
+    return warmed
 
 
 def _one_after_the_other(first: Callable[[Any], Any], second: Callable[[Any], Any], count: int) -> Callable[[Any], Any]:

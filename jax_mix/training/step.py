@@ -14,14 +14,18 @@ from jax.sharding import Mesh
 
 import jax_mix
 from jax_mix._metrics import mixed_hits
-from jax_mix.training import data, sharding
+from jax_mix.training import data, models, sharding
 from jax_mix.training.ema import update_average
 from jax_mix.training.errors import require
-from jax_mix.training.losses import cross_entropy
+from jax_mix.training.losses import CROSS_ENTROPY, Loss
 from jax_mix.training.methods import Method
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
+
+
+# Of a step's key: apart from what it is split into.
+_DROPPED = 0xD509
 
 
 class Measured(NamedTuple):
@@ -42,7 +46,8 @@ def train_step(
         augment_key, _ = jax.random.split(key)
         image = normalize(data.augment(recipe.augment, augment_key, batch.image))
         mix = method.sample(draw_key(key), image.shape) if method else None  # 1. draw
-        return loss_and_gradients(model, image, batch.label, mix, recipe.label_smoothing, recipe.split_over)
+        drop_key = jax.random.fold_in(key, _DROPPED) if recipe.drop_path else None
+        return loss_and_gradients(model, image, batch.label, mix, recipe.loss, drop_key, recipe.split_over)
 
     if recipe.accumulate == 1:
         measured, grads = gradients(model, key, batch)
@@ -64,7 +69,8 @@ def loss_and_gradients(
     image: Float[Array, "batch height width channels"],
     label: Int[Array, " batch"],
     mix: jax_mix.Mix | None,
-    label_smoothing: float = 0.0,
+    loss: Loss = CROSS_ENTROPY,
+    drop_key: Key[Array, ""] | None = None,
     split_over: Mesh | None = None,
 ) -> tuple[Measured, nnx.State]:
     """The loss and accuracy of a batch with its draw, and the loss's gradients; what is compared with fastai's.
@@ -72,7 +78,8 @@ def loss_and_gradients(
     Args:
       model: its statistics are updated.
       image, label, mix: of the batch.
-      label_smoothing: share of each target that is spread over all classes.
+      loss: what is trained with.
+      drop_key: of the paths that stochastic depth drops; None: none are.
       split_over: the devices that the model's parameters, and so the gradients, are split over; None: they are not.
 
     Raises:
@@ -81,9 +88,10 @@ def loss_and_gradients(
     before: Any = jax.tree.structure(nnx.state(model))
 
     def loss_fn(model: nnx.Module) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        logits = jax_mix.forward(model, image, mix)  # 2. mix
+        with models.dropping(model, drop_key):
+            logits = jax_mix.forward(model, image, mix)  # 2. mix
         nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each step another program
-        losses = jax_mix.mixed_loss(cross_entropy(label_smoothing), logits, label, mix)  # 3. loss
+        losses = loss(logits, label, mix)  # 3. loss
         return losses.mean(), mixed_hits(logits, label, mix).mean()
 
     of_model = loss_fn if split_over is None else sharding.gathering(loss_fn, split_over, image)
@@ -162,10 +170,11 @@ class Recipe:
     alpha_end: float | None = None
     steps: int = 1  # of the whole run
     augment: data.AugmentName = "shift"
-    label_smoothing: float = 0.0
+    loss: Loss = CROSS_ENTROPY
     accumulate: int = 1
     ema: float | None = None
     split_over: Mesh | None = None  # the devices that parameters are split over; None: they are whole
+    drop_path: bool = False  # whether the model's blocks are dropped
 
     def method_at(self, step: Any) -> Method | None:
         """The method in a step, int `[]`: alpha goes to `alpha_end` along half a cosine, fastai's `SchedCos`."""

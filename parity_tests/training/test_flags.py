@@ -77,6 +77,55 @@ BAD_INPUT = {
         ["--schedule", "fine_tune", "--epochs", "2", "--freeze-epochs", "2", "--weights", "x"],
         ["fine_tune needs --freeze-epochs, less than --epochs 2", "got 2"],
     ),
+    "warm-up of a cycle": (["--warmup-epochs", "2"], ["--warmup-epochs is 2", "one_cycle has a warm-up of its own"]),
+    "warm-up of the whole run": (
+        ["--warmup-epochs", "3", "--epochs", "3", "--schedule", "cosine"],
+        ["--warmup-epochs must be less than --epochs 3", "got 3"],
+    ),
+    "clipped while frozen": (
+        ["--clip-norm", "1", "--freeze-epochs", "1", "--weights", "x"],
+        ["--clip-norm 1.0 clips by the norm of all", "--freeze-epochs leaves some of them out"],
+    ),
+    "LAMB while frozen": (
+        ["--optimizer", "lamb", "--freeze-epochs", "1", "--weights", "x"],
+        ["--optimizer lamb clips by the norm of all", "drop one"],
+    ),
+    "clip norm 0": (["--clip-norm", "0"], ["--clip-norm must be positive and finite, got 0.0"]),
+    "layer decay and body rate": (
+        ["--layer-decay", "0.7", "--body-rate", "0.1", "--weights", "x"],
+        ["--layer-decay is 0.7 and --body-rate 0.1", "drop one"],
+    ),
+    "Adam's of SGD": (["--adam-beta2", "0.9"], ["--adam-beta2 is 0.9, but --optimizer sgd has none"]),
+    "threshold without bce": (
+        ["--target-threshold", "0.2"],
+        ["--target-threshold is 0.2, but --loss cross_entropy has none"],
+    ),
+    "class weights misspelt": (
+        ["--class-weights", "balancd"],
+        ["--class-weights is 'balancd': did you mean 'balanced'"],
+    ),
+    "class weights 0": (["--class-weights", "1", "0"], ["--class-weights must be balanced, or a positive", "1 0"]),
+    "class weights for bce": (
+        ["--class-weights", "balanced", "--loss", "bce"],
+        ["--class-weights is balanced, but --loss bce weighs no classes", "--sampler balanced"],
+    ),
+    "class weights and smoothing": (
+        ["--class-weights", "balanced", "--label-smoothing", "0.1"],
+        ["--class-weights is balanced and --label-smoothing 0.1", "drop one"],
+    ),
+    "classes balanced twice": (
+        ["--class-weights", "balanced", "--sampler", "balanced"],
+        ["--class-weights balanced and --sampler balanced both make up for rare classes"],
+    ),
+    "compared seeds as one with weights of their own": (
+        ["compare", "--batch-seeds", "on", "--class-weights", "balanced"],
+        ["--batch-seeds on", "--class-weights balanced", "drop one"],
+    ),
+    "dropped paths of 1": (["--drop-path", "1"], ["--drop-path must be between 0 and 1, got 1.0"]),
+    "dropped paths of a network without": (
+        ["--drop-path", "0.1", "--model", "mlp", "--mix", "none"],
+        ["--drop-path is 0.1, but --model mlp has no residual blocks"],
+    ),
     "normalize unknown": (["--normalize", "imagnet"], ["--normalize is 'imagnet': did you mean 'imagenet'?"]),
     "normalize by too few numbers": (["--normalize", "1", "2", "3"], ["--normalize must be data, imagenet", "1 2 3"]),
     "normalize by a deviation of 0": (["--normalize", "1", "0"], ["--normalize must be data", "positive", "1 0"]),

@@ -14,6 +14,7 @@ from jax_mix.training import data, loop
 from jax_mix.training.build import make_learner, prepare
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError
+from jax_mix.training.losses import Loss
 from jax_mix.training.models import PreActResNet
 from jax_mix.training.step import Recipe, pure_step, train_step
 
@@ -78,7 +79,7 @@ def test_the_step_is_the_formula(digits):
     model = small_resnet()
     copy, initial = nnx.clone(model), nnx.clone(model)
     learner = make_learner(Config(), model, 10)
-    recipe = Recipe(method, label_smoothing=0.2)
+    recipe = Recipe(method, loss=Loss(label_smoothing=0.2))
     loss, _ = train_step(learner, jax.random.key(3), batch, digits.normalize, recipe)
 
     expected, _ = by_hand(copy, batch, jax.random.key(3), method, 0.2, digits.normalize)

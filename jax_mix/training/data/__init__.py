@@ -8,7 +8,7 @@ import sys
 from jax_mix.training.data.augment import AugmentName, augment, random_flip, random_shift
 from jax_mix.training.data.cache import decoded
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize, check_normalization, normalization
-from jax_mix.training.data.feeding import FeedName, batches, epoch_batches, from_host
+from jax_mix.training.data.feeding import Balanced, FeedName, batches, epoch_batches, from_host
 from jax_mix.training.data.folder import BrokenImages, open_folder
 from jax_mix.training.data.layout import SplitBy
 from jax_mix.training.data.subset import corrupt_labels, take
@@ -17,6 +17,7 @@ from jax_mix.training.files import one_line
 
 __all__ = [
     "AugmentName",
+    "Balanced",
     "BrokenImages",
     "Dataset",
     "Examples",

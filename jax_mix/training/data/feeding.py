@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import signal
 from collections.abc import Generator, Iterator
@@ -24,12 +25,52 @@ FeedName = Literal["auto", "device", "grain"]
 _SHARE, _UNKNOWN_MEMORY = 0.25, 8 * 2**30
 
 
-def epoch_batches(key: Key[Array, ""], epoch: int, n: int, batch_size: int) -> Int[Array, "steps batch"]:
+@dataclasses.dataclass(frozen=True, eq=False)  # compared as an object, which it is cached by
+class Balanced:
+    """Draws images, of each class that there is about as many: a class, then one of its images; any may come again.
+
+    Attributes:
+      label: of all images, int `[n]`, on the host.
+
+    Source: `torch.utils.data.WeightedRandomSampler`, with weights of 1 / images of the class.
+    """
+
+    label: Any
+
+    @functools.cached_property
+    def _classes(self) -> tuple[Any, Any, Any]:
+        """The images class by class; where each class begins there; and how many it has."""
+        _, counts = np.unique(self.label, return_counts=True)
+        return np.argsort(self.label, kind="stable"), np.cumsum(counts) - counts, counts
+
+    def draw(self, key: Key[Array, ""], n: int) -> Int[np.ndarray, " n"]:
+        """The numbers of `n` images, a function of `key` alone."""
+        images, starts, counts = self._classes
+        class_key, image_key = jax.random.split(key)
+        drawn = np.asarray(jax.random.randint(class_key, (n,), 0, len(counts), jnp.int32))
+        within = np.asarray(jax.random.randint(image_key, (n,), 0, jnp.asarray(counts[drawn], jnp.int32), jnp.int32))
+        return images[starts[drawn] + within]
+
+    def __str__(self) -> str:
+        count = self._classes[2].tolist()
+        times = len(self.label) / len(count)
+        return (
+            f"balanced: an epoch has about {times:.0f} images of each of {len(count)} classes: one of the smallest, of "
+            f"{min(count)}, comes about {times / min(count):.2g} times, one of the largest, of {max(count)}, about "
+            f"{times / max(count):.2g} times"
+        )
+
+
+def epoch_batches(
+    key: Key[Array, ""], epoch: int, n: int, batch_size: int, sampler: Balanced | None = None
+) -> Int[Array, "steps batch"]:
     """The indices of an epoch's batches, int32 `[steps, batch]`: a permutation of `n`, less what fills no batch.
 
-    It depends on key and epoch alone. It lies on the host, where a loop over it costs nothing.
+    With a `sampler` they are what it draws. They depend on key, epoch and the labels in that alone. They lie on the
+    host, where a loop over them costs nothing.
     """
-    order: Any = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), n))
+    epoch_key = jax.random.fold_in(key, epoch)
+    order: Any = np.asarray(jax.random.permutation(epoch_key, n)) if sampler is None else sampler.draw(epoch_key, n)
     return order[: n - n % batch_size].reshape(-1, batch_size)
 
 
@@ -43,6 +84,7 @@ def batches(
     sharding: NamedSharding,
     feed: FeedName = "auto",
     workers: int = 0,
+    sampler: Balanced | None = None,
 ) -> Generator[Examples]:
     """The batches of the steps `start` to `stop`, counted from 0 over all epochs, as arrays on the devices.
 
@@ -58,6 +100,7 @@ def batches(
       feed: "device": all images are kept on each device, and gathered there; "grain": they are read from the host as
         they are needed; "auto": "device" if they take no more than a quarter of a device's memory.
       workers: processes that read for "grain"; 0: threads of this one.
+      sampler: what draws the images; None: each comes once in an epoch.
 
     Yields:
       Batches: images uint8 `[batch_size, height, width, channels]`, labels int32 `[batch_size]`.
@@ -67,9 +110,9 @@ def batches(
     """
     chosen = feed if feed != "auto" else "device" if examples.image.nbytes <= _limit(sharding) else "grain"
     if chosen == "device":
-        yield from _from_device(examples, key, batch_size, start, stop, sharding)
+        yield from _from_device(examples, key, batch_size, start, stop, sharding, sampler)
     else:
-        yield from _from_grain(examples, key, batch_size, start, stop, sharding, workers)
+        yield from _from_grain(examples, key, batch_size, start, stop, sharding, workers, sampler)
 
 
 def from_host(array: Any, sharding: NamedSharding) -> Any:
@@ -84,18 +127,24 @@ def _limit(sharding: NamedSharding) -> float:
 
 
 @functools.lru_cache(maxsize=2)
-def _order(key_data: bytes, epoch: int, n: int, batch_size: int) -> Any:
+def _order(key_data: bytes, epoch: int, n: int, batch_size: int, sampler: Balanced | None) -> Any:
     key = jax.random.wrap_key_data(jnp.asarray(np.frombuffer(key_data, np.uint32)))
-    return epoch_batches(key, epoch, n, batch_size)
+    return epoch_batches(key, epoch, n, batch_size, sampler)
 
 
-def _index(key_data: bytes, step: int, n: int, batch_size: int) -> Int[Array, " batch"]:
+def _index(key_data: bytes, step: int, n: int, batch_size: int, sampler: Balanced | None) -> Int[Array, " batch"]:
     epoch, within = divmod(step, n // batch_size)
-    return _order(key_data, epoch + 1, n, batch_size)[within]
+    return _order(key_data, epoch + 1, n, batch_size, sampler)[within]
 
 
 def _from_device(
-    examples: Examples, key: Any, batch_size: int, start: int, stop: int, sharding: NamedSharding
+    examples: Examples,
+    key: Any,
+    batch_size: int,
+    start: int,
+    stop: int,
+    sharding: NamedSharding,
+    sampler: Balanced | None,
 ) -> Iterator[Examples]:
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     try:
@@ -110,14 +159,23 @@ def _from_device(
 
     key_data, n = np.asarray(jax.random.key_data(key)).tobytes(), len(examples.label)
     for step in range(start, stop):
-        yield gather(kept, from_host(_index(key_data, step, n, batch_size), sharding))
+        yield gather(kept, from_host(_index(key_data, step, n, batch_size, sampler), sharding))
 
 
 class _Steps:
     """The batches of a whole run by step, as this process's part of each: what Grain calls a random-access source."""
 
-    def __init__(self, examples: Examples, key: Any, batch_size: int, stop: int, process: int, processes: int) -> None:
-        self._examples, self._stop, self._batch_size = examples, stop, batch_size
+    def __init__(
+        self,
+        examples: Examples,
+        key: Any,
+        batch_size: int,
+        stop: int,
+        process: int,
+        processes: int,
+        sampler: Balanced | None = None,
+    ) -> None:
+        self._examples, self._stop, self._batch_size, self._sampler = examples, stop, batch_size, sampler
         self._key_data = np.asarray(jax.random.key_data(key)).tobytes()
         part = batch_size // processes
         self._rows = slice(process * part, (process + 1) * part)
@@ -126,7 +184,8 @@ class _Steps:
         return self._stop
 
     def __getitem__(self, step: int) -> tuple[Any, Any]:
-        index = _index(self._key_data, step, len(self._examples.label), self._batch_size)[self._rows]
+        n = len(self._examples.label)
+        index = _index(self._key_data, step, n, self._batch_size, self._sampler)[self._rows]
         return self._examples.image[index], self._examples.label[index]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,11 +210,18 @@ def _start_worker(worker: int, workers: int) -> None:
 
 
 def _from_grain(
-    examples: Examples, key: Any, batch_size: int, start: int, stop: int, sharding: NamedSharding, workers: int
+    examples: Examples,
+    key: Any,
+    batch_size: int,
+    start: int,
+    stop: int,
+    sharding: NamedSharding,
+    workers: int,
+    sampler: Balanced | None,
 ) -> Iterator[Examples]:
     import grain  # slow to import, and rarely needed
 
-    steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count())
+    steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count(), sampler)
     read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
     dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(read)
     if workers:

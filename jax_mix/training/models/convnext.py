@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_mix.training.models.convolution import conv_general_dilated
+from jax_mix.training.models.depth import ResidualBlock
 from jax_mix.training.models.initializers import normal
 from jax_mix.training.models.pooling import global_mean
 
@@ -94,7 +95,7 @@ class Stage(nnx.Module):
         return x
 
 
-class Block(nnx.Module):
+class Block(ResidualBlock):
     """A 7 x 7 convolution of each channel, LayerNorm and two linear layers with GELU, scaled, beside a shortcut."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
@@ -108,7 +109,7 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
         h = self.norm(self.conv(x))
         h = self.fc2(nnx.gelu(self.fc1(h), approximate=False))
-        return x + h * jnp.broadcast_to(self.gamma[...].astype(h.dtype), h.shape)
+        return x + self.branch(h * jnp.broadcast_to(self.gamma[...].astype(h.dtype), h.shape))
 
 
 def _downsample(in_channels: int, out_channels: int, *, rngs: nnx.Rngs) -> nnx.Sequential:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_mix.training.models.convolution import conv_general_dilated
+from jax_mix.training.models.depth import ResidualBlock
 from jax_mix.training.models.initializers import kaiming_normal, kaiming_normal_fan_out, lecun_normal
 from jax_mix.training.models.pooling import global_mean
 
@@ -72,7 +73,7 @@ def wide_resnet28_10(in_channels: int, num_classes: int, *, width: int = 160, rn
     return PreActResNet(in_channels, num_classes, blocks=(4, 4, 4), width=width, stem_width=16, rngs=rngs)
 
 
-class PreActBlock(nnx.Module):
+class PreActBlock(ResidualBlock):
     """BatchNorm, ReLU, convolution, twice, beside a shortcut: `[b, h, w, in]` to `[b, h/stride, w/stride, out]`."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> None:
@@ -88,7 +89,7 @@ class PreActBlock(nnx.Module):
         shortcut = x if self.shortcut is None else self.shortcut(h)
         h = self.conv1(h)
         h = self.conv2(nnx.relu(self.norm2(h)))
-        return h + shortcut
+        return self.branch(h) + shortcut
 
 
 class ResNet(nnx.Module):
@@ -148,7 +149,7 @@ def resnet50(in_channels: int, num_classes: int, *, width: int = 64, rngs: nnx.R
     return ResNet(in_channels, num_classes, block=Bottleneck, blocks=(3, 4, 6, 3), width=width, rngs=rngs)
 
 
-class BasicBlock(nnx.Module):
+class BasicBlock(ResidualBlock):
     """Convolution, BatchNorm, ReLU, twice, the last ReLU after the sum: `[b, h, w, in]` to `[b, h/s, w/s, out]`."""
 
     expansion = 1
@@ -162,11 +163,11 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width in"]) -> Float[Array, "batch height width out"]:
         h = nnx.relu(self.bn1(self.conv1(x)))
-        h = self.bn2(self.conv2(h))
+        h = self.branch(self.bn2(self.conv2(h)))
         return nnx.relu(h + (x if self.downsample is None else self.downsample(x)))
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3 and 1x1 convolutions: `[b, h, w, in]` to `[b, h/s, w/s, out]`, with a quarter of `out` between them.
 
     The stride is in the 3x3, as torchvision has it; in the paper it is in the first.
@@ -187,7 +188,7 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Float[Array, "batch height width in"]) -> Float[Array, "batch height width out"]:
         h = nnx.relu(self.bn1(self.conv1(x)))
         h = nnx.relu(self.bn2(self.conv2(h)))
-        h = self.bn3(self.conv3(h))
+        h = self.branch(self.bn3(self.conv3(h)))
         return nnx.relu(h + (x if self.downsample is None else self.downsample(x)))
 
 

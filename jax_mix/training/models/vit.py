@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jax_mix.training.models.depth import ResidualBlock
 from jax_mix.training.models.initializers import lecun_normal, normal
 from jax_mix.training.models.pooling import global_mean
 
@@ -108,7 +109,7 @@ def vit_small_patch16_224(
     )
 
 
-class Block(nnx.Module):
+class Block(ResidualBlock):
     """Attention, then two linear layers with GELU, each after a LayerNorm and beside a shortcut: `[b, t, c]`."""
 
     def __init__(self, width: int, heads: int, *, norm: Any, init: nnx.Initializer, rngs: nnx.Rngs) -> None:
@@ -119,8 +120,9 @@ class Block(nnx.Module):
         self.fc2 = nnx.Linear(4 * width, width, kernel_init=init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
-        x = x + self.attention(self.norm1(x))
-        return x + self.fc2(nnx.gelu(self.fc1(self.norm2(x)), approximate=False))
+        x = x + self.branch(self.attention(self.norm1(x)))
+        h = self.fc2(nnx.gelu(self.fc1(self.norm2(x)), approximate=False))
+        return x + self.branch(h, 1)
 
 
 class Attention(nnx.Module):
