@@ -34,6 +34,7 @@ def test_each_file_says_what_is_not_the_default_already(path):
 WRONG = {
     "a name that is no flag's": ("batchsize = 4", ["'--batchsize' is not a flag: did you mean --batch-size?"]),
     "a flag of the command line": ('config = "x"', ["'--config' is not a flag"]),
+    "what asks for help": ('help = "x"', ["'--help' is not a flag"]),
     "a table": ("[optimizer]\nname = 'sgd'", ["has {'name': 'sgd'} for 'optimizer', which no flag can be"]),
     "a date": ("epochs = 2020-01-01", ["for 'epochs', which no flag can be"]),
     "a word for a number": ("epochs = 'many'", ["has 'many' for --epochs, which it cannot be"]),
