@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import jax_mix
-from jax_mix.training import methods
+from jax_mix.training import cropping, methods
 from jax_mix.training.build import Prepared, described
 from jax_mix.training.checkpoints import resuming
 from jax_mix.training.environment import environment
@@ -40,6 +40,7 @@ class About:
       averaged: whether it is the averaged weights that are evaluated.
       dataset: the name of the data, and their fingerprint.
       versions: of Python and the packages.
+      test_crop: the part of an image's shorter side that is kept; None: all, as in the runs before there was one.
     """
 
     class_names: tuple[str, ...]
@@ -56,6 +57,7 @@ class About:
     averaged: bool
     dataset: str
     versions: dict[str, str]
+    test_crop: float | None = None
 
 
 def write_about(folder: Path, prepared: Prepared) -> None:
@@ -90,6 +92,7 @@ def write_about(folder: Path, prepared: Prepared) -> None:
         averaged=config.ema is not None,
         dataset=described(config, dataset)["dataset"],
         versions={"python": found["python"], "jax_mix": jax_mix.__version__, **found["versions"]},
+        test_crop=None if (crops := cropping.of(config)) is None else crops.test_crop,
     )
     write_json(folder / _FILE, dataclasses.asdict(about))
 
@@ -156,6 +159,8 @@ def _check(about: About) -> None:
         raise ValueError("mean and std must be of each channel")
     if min(height, width, channels, *about.std) <= 0 or not all(isinstance(name, str) for name in about.class_names):
         raise ValueError("image_shape, std or class_names cannot be right")
+    if about.test_crop is not None and not 0 < about.test_crop <= 1:
+        raise ValueError("test_crop must be positive, and at most 1")
 
 
 def _tuple(value: Any) -> Any:

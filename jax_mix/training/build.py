@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import jax_mix
-from jax_mix.training import data, devices, methods, models, optimizers, weights
+from jax_mix.training import cropping, data, devices, methods, models, optimizers, weights
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.step import Learner, Recipe
@@ -67,10 +67,12 @@ def load(config: Config) -> data.Dataset:
         bits=config.bits,
         broken_images=config.broken_images,
         cache_dir=config.cache_dir,
+        cropping=cropping.of(config),
     )
     if config.train_images is not None:
         dataset = data.take(dataset, config.train_images)
-    return normalized(config, data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4]))
+    dataset = data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
+    return data.with_mean_erased(normalized(config, dataset))
 
 
 def _normalize(config: Config) -> tuple[str, ...] | None:

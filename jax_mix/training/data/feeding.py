@@ -14,6 +14,7 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_mix.training.data.dataset import Examples
+from jax_mix.training.data.photographs import Photographs
 from jax_mix.training.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,12 +52,13 @@ def batches(
 
     Args:
       examples: training images and labels, on the host.
-      key: of the order.
+      key: of the order, and of what is done to photographs.
       batch_size: of all devices together.
       start, stop: steps.
       sharding: of a batch over the devices: its first axis is split.
       feed: "device": all images are kept on each device, and gathered there; "grain": they are read from the host as
-        they are needed; "auto": "device" if they take no more than a quarter of a device's memory.
+        they are needed, as photographs always are; "auto": "device" if they take no more than a quarter of a device's
+        memory.
       workers: processes that read for "grain"; 0: threads of this one.
 
     Yields:
@@ -65,8 +67,10 @@ def batches(
     Raises:
       UserError: the images do not fit on a device; a worker process failed.
     """
-    chosen = feed if feed != "auto" else "device" if examples.image.nbytes <= _limit(sharding) else "grain"
-    if chosen == "device":
+    if feed == "auto":
+        stays = isinstance(examples.image, Photographs) or examples.image.nbytes > _limit(sharding)
+        feed = "grain" if stays else "device"
+    if feed == "device":
         yield from _from_device(examples, key, batch_size, start, stop, sharding)
     else:
         yield from _from_grain(examples, key, batch_size, start, stop, sharding, workers)
@@ -76,6 +80,12 @@ def from_host(array: Any, sharding: NamedSharding) -> Any:
     """An array that every process has in full, put on the devices, each its part."""
     array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+
+def rows_from_host(array: Any, index: Any, sharding: NamedSharding) -> Any:
+    """Those rows of an array, on the devices; each process reads no more than its own devices have."""
+    shape = (len(index), *array.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, lambda part: np.asarray(array[index[part[0]]]))
 
 
 def _limit(sharding: NamedSharding) -> float:
@@ -126,8 +136,12 @@ class _Steps:
         return self._stop
 
     def __getitem__(self, step: int) -> tuple[Any, Any]:
-        index = _index(self._key_data, step, len(self._examples.label), self._batch_size)[self._rows]
-        return self._examples.image[index], self._examples.label[index]
+        image, label = self._examples
+        index = _index(self._key_data, step, len(label), self._batch_size)[self._rows]
+        if isinstance(image, Photographs):
+            rows = range(self._rows.start, self._rows.stop)
+            return image.for_training(index, self._key_data, step, rows), label[index]
+        return image[index], label[index]
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker process, which opens the file of images anew: pickled, it would be read in full."""
