@@ -44,7 +44,7 @@ class Cropping:
     fill: tuple[int, ...] = (0,)
 
 
-def train_image(
+def random_image(
     content: bytes, form: Form, cropping: Cropping, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "size size channels"]:
     """An image as training takes it: all that is random is drawn from `rng`.
@@ -79,7 +79,7 @@ def train_image(
     return made
 
 
-def test_image(content: bytes, form: Form, cropping: Cropping) -> UInt8[np.ndarray, "size size channels"]:
+def central_image(content: bytes, form: Form, cropping: Cropping) -> UInt8[np.ndarray, "size size channels"]:
     """An image as the network is tested on it; it is decoded in full.
 
     Raises:

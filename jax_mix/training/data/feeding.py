@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FeedName = Literal["auto", "device", "grain"]
 # Of a device's memory, how much the images may take; where JAX does not know it, as on CPU, of 8 GiB.
 _SHARE, _UNKNOWN_MEMORY = 0.25, 8 * 2**30
+_MOST_THREADS = 16  # that decode photographs; each has a batch in memory
 
 
 def epoch_batches(key: Key[Array, ""], epoch: int, n: int, batch_size: int) -> Int[Array, "steps batch"]:
@@ -170,7 +172,10 @@ def _from_grain(
     import grain  # slow to import, and rarely needed
 
     steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count())
-    read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+    threads, ahead = 4, 8
+    if isinstance(examples.image, Photographs):  # decoding takes all of a core, which a worker is meant to be
+        threads = ahead = 1 if workers else min(_MOST_THREADS, os.cpu_count() or 1)
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(read)
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -188,6 +193,8 @@ def _from_grain(
 def _next(iterator: Iterator[Any]) -> Any:
     try:
         return next(iterator, None)
+    except UserError:  # it names the image
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"--feed grain: a batch could not be read ({type(error).__name__}: {reason}).") from error

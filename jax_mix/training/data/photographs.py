@@ -17,7 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jax_mix.training.data.cache import check_labels, place
-from jax_mix.training.data.crops import Cropping, test_image, train_image
+from jax_mix.training.data.crops import Cropping, central_image, random_image
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and_std
 from jax_mix.training.data.encoded import Picture
 from jax_mix.training.data.source import Encoded, Form, Source
@@ -93,11 +93,11 @@ class Photographs:
         for place_, (i, row) in enumerate(zip(index, rows, strict=True)):
             # Philox counts, in 256 bits: steps and rows are so far apart that no two draw the same numbers.
             rng = np.random.Generator(np.random.Philox(key=_philox_key(seed), counter=[0, 0, row, step]))
-            made[place_] = self._made(i, functools.partial(train_image, cropping=self._cropping, rng=rng))
+            made[place_] = self._made(i, functools.partial(random_image, cropping=self._cropping, rng=rng))
         return made
 
     def _test_image(self, i: int) -> Any:
-        return self._made(i, functools.partial(test_image, cropping=self._cropping))
+        return self._made(i, functools.partial(central_image, cropping=self._cropping))
 
     def _made(self, i: int, make: Callable[..., Any]) -> Any:
         number = int(self._index[i])
