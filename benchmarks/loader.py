@@ -3,8 +3,8 @@
     python -m benchmarks.loader
 
 2,000 JPEGs of 300 to 600 pixels, parts of the photographs inside scikit-learn and matplotlib, are cropped at random to
-224 pixels by `--augment crop` and by torchvision's ImageFolder with PyTorch's DataLoader, whose transforms are the same.
-Both give uint8 batches on the host's memory; alternatives take turns. "one thread" is a loop in the main thread, "two
+224 pixels: by `--augment crop`, and by torchvision's ImageFolder with PyTorch's DataLoader and the same transforms. Both
+give uint8 batches in the host's memory; alternatives take turns. "one thread" is a loop in the main thread, "two
 workers" are two processes.
 """
 
@@ -32,7 +32,8 @@ from jax_mix.training import data, devices
 from jax_mix.training.data.feeding import _Steps
 from jax_mix.training.data.policies import parse_policy
 
-IMAGES, SIZE, BATCH, ROUNDS = 640, 224, 64, 3
+IMAGES, SIZE, BATCH, ROUNDS = 2000, 224, 64, 5
+AHEAD = 12
 EPOCH = IMAGES // BATCH * BATCH
 CASES: tuple[tuple[str, Any, float], ...] = (
     ("crop and flip", None, 0.0),
@@ -67,7 +68,7 @@ def main() -> None:
     save(
         "loader",
         {
-            "what": f"{IMAGES} JPEGs of 300 to 600 pixels, cropped to {SIZE}, batches of {BATCH}, {os.cpu_count()} cores",
+            "what": f"{IMAGES} JPEGs of 300 to 600 pixels, crops of {SIZE}, batches of {BATCH}, {os.cpu_count()} cores",
             "images": found,
             "times_torchvision": ratios,
             "resident_megabytes_after_each_epoch": memory,
@@ -131,7 +132,8 @@ def rates_of(alternatives: dict[str, Callable[[], Iterable[Any]]]) -> dict[str, 
     for i in range(ROUNDS + 1):
         for name, start in alternatives.items():
             batches = iter(start())
-            next(batches)  # processes are started
+            for _ in range(AHEAD):  # processes are started, and what they have ready is used up
+                next(batches)
             begun, used = time.perf_counter(), core_seconds()
             for _ in range(EPOCH // BATCH):
                 jax.block_until_ready(next(batches))

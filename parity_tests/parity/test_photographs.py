@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from jax_mix.training.data import policies
-from jax_mix.training.data.crops import Cropping, crop_box, erased_box, central_image, random_image
+from jax_mix.training.data.crops import Cropping, central_image, crop_box, erased_box, random_image
 from jax_mix.training.data.source import Form
 from parity_tests.tolerances import assert_close
 

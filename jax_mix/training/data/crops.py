@@ -33,7 +33,7 @@ class Cropping:
       policy: what is done to a crop besides flipping it; None: nothing.
       erasing: the probability that a box of it is erased.
       test_crop: of a test image, which part of the shorter side is kept.
-      fill: what an erased box shows, a value for each channel: the mean of the training images, which is 0 to a network.
+      fill: what an erased box shows, of each channel: the mean of the training images, which is 0 to a network.
     """
 
     size: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +44,7 @@ class Picture:
         self._content, self._form = content, form
         self._orientation = 1
         self._pixels: Any = None
-        size = self._size_of_jpeg()
+        size: Any = self._size_of_jpeg()
         if size is None:
             self._pixels = self._by_pillow()
             size = self._pixels.shape[:2]
@@ -82,9 +81,8 @@ class Picture:
         if colours not in (("Gray",) if self._form.grey else ("Gray", "YCbCr")):
             return None
         if _APP1 in self._content:  # where the orientation stands, if anywhere; compressed pixels have no such bytes
-            with warnings.catch_warnings(action="ignore"):
-                with PIL.Image.open(io.BytesIO(self._content), formats=["JPEG"]) as image:
-                    self._orientation = image.getexif().get(_ORIENTATION, 1)
+            image = PIL.Image.open(io.BytesIO(self._content), formats=["JPEG"])
+            self._orientation = image.getexif().get(_ORIENTATION, 1)
         return height, width
 
     def _by_pillow(self) -> Any:

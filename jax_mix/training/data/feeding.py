@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def from_host(array: Any, sharding: NamedSharding) -> Any:
 def rows_from_host(array: Any, index: Any, sharding: NamedSharding) -> Any:
     """Those rows of an array, on the devices; each process reads no more than its own devices have."""
     shape = (len(index), *array.shape[1:])
-    return jax.make_array_from_callback(shape, sharding, lambda part: np.asarray(array[index[part[0]]]))
+    return jax.make_array_from_callback(shape, sharding, lambda part: np.asarray(array[index[cast(Any, part)[0]]]))
 
 
 def _limit(sharding: NamedSharding) -> float:
@@ -193,8 +193,8 @@ def _from_grain(
 def _next(iterator: Iterator[Any]) -> Any:
     try:
         return next(iterator, None)
-    except UserError:  # it names the image
-        raise
+    except UserError as error:  # it names an image; Grain adds lines of its own
+        raise UserError(str(error).partition("\n")[0]) from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"--feed grain: a batch could not be read ({type(error).__name__}: {reason}).") from error

@@ -145,7 +145,9 @@ def open_photographs(source: Source, cropping: Cropping, cache_dir: str | None) 
         splits[split] = Examples(image, label)
     if known is None:
         normalize = measured(splits["train"].image)
-        arrays = {f"{split}_{name}": a for split in found for name, a in zip(("index", "label"), found[split], strict=True)}
+        arrays = {
+            f"{split}_{name}": a for split in found for name, a in zip(("index", "label"), found[split], strict=True)
+        }
         if not source.small:
             _write(path, arrays | {"mean": normalize.mean, "std": normalize.std, "found": np.array(source.found, str)})
     else:
@@ -166,7 +168,7 @@ def measured(image: Any) -> Normalize:
 def with_mean_erased(dataset: Dataset) -> Dataset:
     """The set, whose erased boxes are 0 to its network: they show the mean that it normalises by."""
     image: Any = dataset.train.image
-    filled = image.filled_with(dataset.normalize.mean) if isinstance(image, Photographs) else image
+    filled: Any = image.filled_with(dataset.normalize.mean) if isinstance(image, Photographs) else image
     return dataclasses.replace(dataset, train=dataset.train._replace(image=filled))
 
 
@@ -181,7 +183,7 @@ def _survey(source: Source, split: str, encoded: Encoded) -> tuple[Any, Any]:
             for some in np.array_split(index, len(index) // _CHUNK + 1):
                 errors += pool.map(functools.partial(_error_of, encoded, source.form), some.tolist())
                 bar.update(len(some))
-        source.found += [f"left out: {_reason(encoded, i, each)}" for i, each in enumerate(errors) if each]
+        source.found.extend(f"left out: {_reason(encoded, i, each)}" for i, each in enumerate(errors) if each)
         index = index[[each is None for each in errors]]
     check_labels(source, split, labels[index])
     return index, labels[index].astype(np.int32)
@@ -208,7 +210,7 @@ def _read(path: Path, source: Source) -> Any:
     """What is kept of a source; None: nothing, or it is damaged."""
     names = [f"{split}_{name}" for split in source.counts for name in ("index", "label")]
     try:
-        with np.load(path) as arrays:  # its parts have checksums
+        with path.open("rb") as file, np.load(file) as arrays:  # its parts have checksums
             return {name: arrays[name] for name in (*names, "mean", "std", "found")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import PIL.Image
@@ -51,8 +52,8 @@ def parse_policy(words: str) -> Policy | None:
     Raises:
       UserError: there is no such policy, or a number is out of range.
 
-    Source: Cubuk et al., arXiv:1909.13719; Müller and Hutter, arXiv:2103.10158. Operations, ranges and defaults are those
-    of torchvision's `RandAugment` and `TrivialAugmentWide`.
+    Source: Cubuk et al., arXiv:1909.13719; Müller and Hutter, arXiv:2103.10158. Operations, ranges and defaults are
+    those of torchvision's `RandAugment` and `TrivialAugmentWide`.
     """
     name, colon, numbers = words.partition(":")
     if name not in _NAMES:
@@ -119,7 +120,7 @@ _OPERATIONS: dict[str, Callable[[PIL.Image.Image, float], PIL.Image.Image]] = {
     "contrast": _enhanced(PIL.ImageEnhance.Contrast),
     "sharpness": _enhanced(PIL.ImageEnhance.Sharpness),
     "posterize": lambda image, m: PIL.ImageOps.posterize(image, int(m)),
-    "solarize": lambda image, m: PIL.ImageOps.solarize(image, m),
+    "solarize": lambda image, m: PIL.ImageOps.solarize(image, cast(int, m)),  # any number will do
     "auto_contrast": lambda image, _: PIL.ImageOps.autocontrast(image),
     "equalize": lambda image, _: PIL.ImageOps.equalize(image),
 }

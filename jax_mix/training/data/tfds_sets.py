@@ -70,7 +70,9 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
         counts={"train": splits["train"].num_examples, "test": splits[test].num_examples},
         read=read,
         made_of=[image_size, str(Path(builder.data_path).resolve()), [[path.name, *identity(path)] for path in files]],
-        encoded=lambda split: _Encoded(name, folder, builder, {"train": "train", "test": test}[split], image_key, label_key),
+        encoded=lambda split: _Encoded(
+            name, folder, builder, {"train": "train", "test": test}[split], image_key, label_key
+        ),
         form=Form(grey=features[image_key].shape[-1] == 1),
         small=name == "digits",
         left_out=tuple(f"the split {split!r}" for split in splits if split not in ("train", test)),
