@@ -3,7 +3,7 @@
     python -m benchmarks.loader
 
 2,000 JPEGs of 300 to 600 pixels, parts of the photographs inside scikit-learn and matplotlib, are cropped at random to
-224 pixels: by `--augment crop`, and by torchvision's ImageFolder with PyTorch's DataLoader and the same transforms. Both
+224 pixels: by `--augment crop`, and by torchvision's ImageFolder with PyTorch's DataLoader, transformed alike. Both
 give uint8 batches in the host's memory; alternatives take turns. "one thread" is a loop in the main thread, "two
 workers" are two processes.
 """
