@@ -10,6 +10,7 @@ workers" are two processes.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
@@ -29,10 +30,12 @@ from torchvision.transforms import v2
 
 from benchmarks.measuring import save, summary
 from jax_mix.training import data, devices
+from jax_mix.training.data.encoded import Picture
 from jax_mix.training.data.feeding import _Steps
 from jax_mix.training.data.policies import parse_policy
+from jax_mix.training.data.source import Form
 
-IMAGES, SIZE, BATCH, ROUNDS = 2000, 224, 64, 5
+IMAGES, SIZE, BATCH, ROUNDS = 2000, 224, 64, 3
 AHEAD = 12
 EPOCH = IMAGES // BATCH * BATCH
 CASES: tuple[tuple[str, Any, float], ...] = (
@@ -60,6 +63,7 @@ def main() -> None:
             )
             found[f"{name}, threads of train.py"] = rates_of({"jax_mix": partial(fed, ours, 0)})
         memory = megabytes_over_epochs(ours)
+        decoders = decoded_a_core_second(sorted(photographs.glob("train/*/*.jpg")))
     ratios = {
         case: {unit: of["jax_mix"][unit]["median"] / of["torchvision"][unit]["median"] for unit in of["torchvision"]}
         for case, of in found.items()
@@ -71,6 +75,7 @@ def main() -> None:
             "what": f"{IMAGES} JPEGs of 300 to 600 pixels, crops of {SIZE}, batches of {BATCH}, {os.cpu_count()} cores",
             "images": found,
             "times_torchvision": ratios,
+            "decoded_a_core_second": decoders,
             "resident_megabytes_after_each_epoch": memory,
         },
     )
@@ -146,6 +151,33 @@ def rates_of(alternatives: dict[str, Callable[[], Iterable[Any]]]) -> dict[str, 
         name: {unit: {k.replace("_s", ""): v for k, v in summary(each).items()} for unit, each in of.items()}
         for name, of in rates.items()
     }
+
+
+def decoded_a_core_second(files: list[Path]) -> dict[str, dict[str, float]]:
+    """JPEGs in full, and, for crops of large ones, at a quarter of each side, by the decoders that were tried."""
+    contents = [file.read_bytes() for file in files]
+    form = Form(grey=False)
+
+    def by_pillow(content: bytes, shrink: int = 1) -> None:
+        image = PIL.Image.open(io.BytesIO(content))
+        if shrink > 1:
+            image.draft("RGB", (image.width // shrink, image.height // shrink))
+        np.asarray(image)
+
+    tried = {
+        "simplejpeg": lambda content: Picture(content, form).pixels(),
+        "Pillow": by_pillow,
+        "simplejpeg, a quarter": lambda content: Picture(content, form).pixels(4),
+        "Pillow's draft, a quarter": lambda content: by_pillow(content, 4),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in tried}
+    for _ in range(ROUNDS):
+        for name, decode in tried.items():
+            used = time.process_time()
+            for content in contents:
+                decode(content)
+            rates[name].append(len(contents) / (time.process_time() - used))
+    return {name: {k.replace("_s", ""): v for k, v in summary(each).items()} for name, each in rates.items()}
 
 
 def core_seconds() -> float:
