@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from absl import flags
 
 import train
 from jax_mix.training import build, data, devices, load_run
@@ -226,6 +227,7 @@ def test_a_broken_photograph_is_named_when_it_is_met(broken, tmp_path):
     image = photographs.Photographs(
         "pets", folder_module._Encoded(broken.parents[1], [[broken]]), [0] * 8, Form(False), ALL
     )
+    flags.FLAGS.mark_as_parsed()  # as worker processes need it: Grain then adds lines to what is raised
     given = types.SimpleNamespace(train=data.Examples(image, np.zeros(8, np.int32)))
     with pytest.raises(UserError, match=told):
         fed(given)
@@ -282,13 +284,13 @@ def test_what_is_exported_scales_and_cuts_alike(finished):
 
 
 def test_a_run_goes_on_to_the_same_numbers(finished, folder, tmp_path):
-    flags = json.loads((finished / "config.json").read_text())
-    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
+    written = json.loads((finished / "config.json").read_text())
+    written = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
     shutil.copytree(finished / "checkpoints", tmp_path / "it" / "checkpoints")
     shutil.copy(finished / "config.json", tmp_path / "it")
     last = max((tmp_path / "it" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     shutil.rmtree(last)
-    train.run(Config(**flags | {"out": str(tmp_path), "name": "it", "resume": True, "devices": 1}))
+    train.run(Config(**written | {"out": str(tmp_path), "name": "it", "resume": True, "devices": 1}))
     histories = [json.loads((run / "metrics.json").read_text())["history"] for run in (finished, tmp_path / "it")]
     assert histories[0] == histories[1]
 
