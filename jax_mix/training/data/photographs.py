@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-import zipfile
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,8 @@ def open_photographs(source: Source, cropping: Cropping, cache_dir: str | None) 
     Raises:
       UserError: labels are not 0 to classes - 1, or a split is empty, or an image cannot be read.
     """
-    path = place(source, cache_dir, "encoded", cropping.size, cropping.test_crop).with_suffix(".npz")
+    kept = place(source, cache_dir, "encoded", cropping.size, cropping.test_crop)
+    path = kept.with_name(f"{kept.name}.npz")
     known = _read(path, source)
     encoded = {split: source.encoded(split) for split in source.counts}
     if known is None:
@@ -212,7 +213,10 @@ def _read(path: Path, source: Source) -> Any:
     try:
         with path.open("rb") as file, np.load(file) as arrays:  # its parts have checksums
             return {name: arrays[name] for name in (*names, "mean", "std", "found")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a changed byte may show as anything
+        print(f"the cache '{path}' is damaged ({error}): it is made anew", file=sys.stderr)
         return None
 
 
@@ -220,5 +224,6 @@ def _write(path: Path, arrays: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_npz(path, arrays)
-    except OSError:
-        pass  # it is found out again at the next start
+    except OSError as error:
+        told = f"--cache-dir: what is known of the images cannot be kept in '{path.parent}'"
+        print(f"{told} ({error.strerror or error}): going on without", file=sys.stderr)
