@@ -54,7 +54,8 @@ class Picture:
         """The pixels, and how many times smaller they are, along each side, than the image: `shrink` or 1.
 
         Args:
-          shrink: 1, 2, 4 or 8. Only a JPEG can be decoded smaller; sides are rounded up.
+          shrink: 1, 2, 4 or 8. Only a JPEG can be decoded smaller; sides are rounded up before the image is turned, so
+            that a pixel of a turned one may lie beside its place by less than a pixel.
 
         Raises:
           Exception: it cannot be decoded.
