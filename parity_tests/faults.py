@@ -319,6 +319,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/data/photographs.py", "index = index[[each is None for each in errors]]", "pass", "training/test_photographs.py::test_broken_photographs_are_skipped_from_the_start_and_named_each_time"),
     ("training/data/photographs.py", 'source.found[:] = known["found"].tolist()', "pass", "training/test_photographs.py::test_broken_photographs_are_skipped_from_the_start_and_named_each_time"),
     ("training/build.py", "return data.with_mean_erased(normalized(config, dataset))", "return normalized(config, dataset)", "training/test_photographs.py::test_a_box_is_erased_with_the_mean_that_is_then_0"),
+    ("training/data/encoded.py", "orientation if orientation in _TURNS else 1", "orientation or 1", "training/test_photographs.py::test_both_decoders_give_the_same_pixels"),
     ("training/data/encoded.py", "6: lambda a: np.rot90(a, -1)", "6: lambda a: np.rot90(a)", "training/test_photographs.py::test_both_decoders_give_the_same_pixels"),
     ("training/data/encoded.py", '"Gray", "YCbCr")', '"Gray", "YCbCr", "CMYK", "YCCK")', "training/test_photographs.py::test_what_is_no_usual_jpeg_is_read_as_a_folders_files_are"),
     ("training/data/crops.py", "by * _GAP * side", "by * side", "training/test_photographs.py::test_a_large_jpeg_is_decoded_smaller_and_the_same_part_is_taken"),

@@ -29,7 +29,7 @@ from parity_tests.tolerances import assert_close
 KEY, BATCH, SIDE = jax.random.key(5), 4, 16
 ALL = Cropping(SIDE, policy=parse_policy("rand:2,9"), erasing=0.5)
 FINE = {"subsampling": 0, "quality": 95}
-TURNS = {turn: PIL.Image.Exif() for turn in range(1, 9)}
+TURNS = {turn: PIL.Image.Exif() for turn in range(1, 10)}  # 9 means nothing
 for turn, exif in TURNS.items():
     exif[0x0112] = turn
 

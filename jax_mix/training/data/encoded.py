@@ -83,7 +83,8 @@ class Picture:
             return None
         if _APP1 in self._content:  # where the orientation stands, if anywhere; compressed pixels have no such bytes
             image = PIL.Image.open(io.BytesIO(self._content), formats=["JPEG"])
-            self._orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = image.getexif().get(_ORIENTATION)
+            self._orientation = orientation if orientation in _TURNS else 1
         return height, width
 
     def _by_pillow(self) -> Any:
