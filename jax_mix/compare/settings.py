@@ -15,6 +15,7 @@ from jax_mix.training.errors import require
 _OF_A_RUN = (
     *("mix", "seed", "label_noise", "overwrite", "resume", "coordinator", "num_processes", "process_id"),
     *("patience", "keep_best", "shard_parameters"),  # every run is of all epochs, and keeps no network; all fit
+    *("crop_scale", "auto_augment", "erasing", "test_crop"),  # of --augment crop
 )
 _ONLY_MIXED = ("alpha", "alpha_end", "mix_off_epochs", "mix_groups", "mix_per", "layers")
 
@@ -54,6 +55,10 @@ class Comparison(ComparisonFlags, Config):
         for flag, values in {"methods": self.methods, "noise-levels": self.noise_levels, "radii": self.radii}.items():
             require(len(set(values)) == len(values), f"--{flag} must differ from each other, got {values}.")
         require(bool(self.methods), "--methods must name at least one.")
+        require(
+            self.augment != "crop",
+            "--augment crop is not for compare, whose attacks and corruptions need images that are decoded beforehand.",
+        )
         for method in self.methods:
             self.config(method, 0.0, 0)  # complains of what a run cannot do
         require(

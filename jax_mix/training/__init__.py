@@ -30,6 +30,7 @@ NEEDED = (
     "grain",
     "tensorboard",
     "PIL",
+    "simplejpeg",
     "importlib_resources",
     "sklearn",
     "matplotlib",

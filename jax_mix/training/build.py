@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 import jax_mix
-from jax_mix.training import data, devices, methods, models, optimizers, sharding, weights, weights_files
+from jax_mix.training import cropping, data, devices, methods, models, optimizers, sharding, weights, weights_files
 from jax_mix.training.balance import BALANCED, weights_of
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
@@ -76,10 +76,12 @@ def load(config: Config) -> data.Dataset:
         bits=config.bits,
         broken_images=config.broken_images,
         cache_dir=config.cache_dir,
+        cropping=cropping.of(config),
     )
     if config.train_images is not None:
         dataset = data.take(dataset, config.train_images)
-    return normalized(config, data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4]))
+    dataset = data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])
+    return data.with_mean_erased(normalized(config, dataset))
 
 
 def _normalize(config: Config) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ import os
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from jax_mix.training import methods
+from jax_mix.training import cropping, methods
 from jax_mix.training.checks import POSITIVE, Between0And1, Count, Must, Positive, check_fields, within
 from jax_mix.training.data import AugmentName, BrokenImages, FeedName, SplitBy, check_normalization
 from jax_mix.training.errors import UserError, require
@@ -77,8 +77,14 @@ class DataFlags:
     # by which mean and deviation pixels are normalised: data: the training images'; imagenet; half: a half each; or
     # those of each channel, of pixels from 0 to 255; None: as the network of --weights needs it, else data
     normalize: tuple[str, ...] | None = None
-    # what is done to training images at random, besides mixing: moved by up to an eighth; shift_flip: mirrored too
+    # what is done to training images at random, besides mixing: moved by up to an eighth; shift_flip: mirrored too;
+    # crop: a part of the image, resized and mirrored, of images of any size, which are decoded as they are needed
     augment: AugmentName = "shift"
+    crop_scale: tuple[float, ...] | None = None  # the least and largest part of an image that a crop is; None: 0.08 1
+    # what is done to crops besides: trivial: TrivialAugment; rand:2,9: RandAugment, two operations, level 9 of 30
+    auto_augment: str = "none"
+    erasing: Share = 0.0  # probability that a box of a crop is erased
+    test_crop: PartOfRate | None = None  # with crop: the part of test images' shorter side that is kept; None: 0.875
     feed: FeedName = "auto"  # device: all images are kept there; grain: they are read as needed; auto: by size
     workers: Workers = 0  # processes that read images for grain; 0: threads of this one
 
@@ -192,6 +198,7 @@ class Config(
         self._check_mixing()
         self._check_batch()
         self._check_data_and_schedule()
+        cropping.check(self)
         self._check_fine_tuning()
         check_optimisation(self)
         self._check_processes()

@@ -11,7 +11,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from jax_mix._checks import suggest
-from jax_mix.training import data
+from jax_mix.training import cropping, data
 from jax_mix.training.build import load, told_data
 from jax_mix.training.checks import Count
 from jax_mix.training.command_line import parse, parse_options
@@ -91,7 +91,8 @@ def _batches(trained: Trained, config: Config, options: Options) -> Iterator[tup
     else:
         rows, columns, _ = trained.image_shape
         side, data_dir = rows if rows == columns else None, options.data_dir or config.data_dir
-        dataset = data.load(name, data_dir, image_size=side, cache_dir=options.cache_dir)
+        crops = cropping.of(config)
+        dataset = data.load(name, data_dir, image_size=side, cache_dir=options.cache_dir, cropping=crops)
         yield from _of_set(trained, name, dataset, options)
 
 
@@ -105,7 +106,8 @@ def _of_set(trained: Trained, name: str, dataset: data.Dataset, options: Options
     )
     for start in range(0, len(label), options.batch_size):
         some = slice(start, start + options.batch_size)
-        yield trained.preprocess(np.asarray(image[some])), numbers[np.asarray(label[some])]
+        ready = image[some] if isinstance(image, data.Photographs) else trained.preprocess(np.asarray(image[some]))
+        yield ready, numbers[np.asarray(label[some])]
 
 
 def _of_folder(trained: Trained, name: str, options: Options) -> Iterator[tuple[Any, Any]]:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from jax_mix.training import devices
-from jax_mix.training.data import Dataset, Examples, Normalize, from_host
+from jax_mix.training.data import Dataset, Examples, Normalize, rows_from_host
 from jax_mix.training.errors import TrainingFailed
 from jax_mix.training.sharding import gathered, is_split
 
@@ -127,7 +127,7 @@ def predict(
     for start in range(0, n, batch_size):
         # The last batch is filled up, and the filling cut off: one shape, one compilation.
         index = np.minimum(np.arange(start, start + batch_size), n - 1)
-        batch = from_host(image[index], sharding)
+        batch = rows_from_host(image, index, sharding)
         logits.append(_logits(model, normalize, batch, devices.everywhere(sharding.mesh), split))
     return np.concatenate(jax.device_get(logits))[:n]
 

@@ -82,7 +82,7 @@ def exported(trained: Trained) -> jax.export.Exported:
 
     def probabilities(image: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         model = nnx.merge(graphdef, state)
-        logits = model(trained.normalize(fit(image, rows, columns))).astype(jnp.float32)
+        logits = model(trained.normalize(fit(image, rows, columns, trained.about.test_crop))).astype(jnp.float32)
         return jax.nn.softmax(logits)
 
     shape = jax.export.symbolic_shape(f"batch, height, width, {channels}")
@@ -96,18 +96,26 @@ def exported(trained: Trained) -> jax.export.Exported:
 
 
 def fit(
-    image: UInt8[Array, "batch height width channels"], rows: int, columns: int
+    image: UInt8[Array, "batch height width channels"], rows: int, columns: int, crop: float | None = None
 ) -> UInt8[Array, "batch rows columns channels"]:
     """`resized` for images of a size that need not be known yet; a pixel may be another by 1, from rounding.
 
     Source: Pillow's `Image.resize` with `BILINEAR`: a triangle as wide as the scale, along rows, then columns, rounded.
     """
     height, width = (jnp.asarray(size).astype(jnp.float32) for size in image.shape[1:3])
-    by_height = rows / height >= columns / width
-    wide = jnp.where(by_height, jnp.maximum(columns, jnp.round(width * rows / height)), columns)
-    high = jnp.where(by_height, rows, jnp.maximum(rows, jnp.round(height * columns / width)))
-    across = _triangles(columns, jnp.floor((wide - columns) / 2), width / wide, image.shape[2])
-    down = _triangles(rows, jnp.floor((high - rows) / 2), height / high, image.shape[1])
+    if crop is None:
+        by_height = rows / height >= columns / width
+        wide = jnp.where(by_height, jnp.maximum(columns, jnp.round(width * rows / height)), columns)
+        high = jnp.where(by_height, rows, jnp.maximum(rows, jnp.round(height * columns / width)))
+        left, top = (jnp.floor(each / 2) for each in (wide - columns, high - rows))
+    else:
+        covered_rows, covered_columns = int(rows / crop), int(columns / crop)
+        by_height = covered_rows * width >= covered_columns * height
+        wide = jnp.where(by_height, jnp.floor(covered_rows * width / height), covered_columns)
+        high = jnp.where(by_height, covered_rows, jnp.floor(covered_columns * height / width))
+        left, top = (jnp.round(each / 2) for each in (wide - columns, high - rows))
+    across = _triangles(columns, left, width / wide, image.shape[2])
+    down = _triangles(rows, top, height / high, image.shape[1])
     highest = jax.lax.Precision.HIGHEST
     x = jnp.einsum("bhwc,ow->bhoc", image.astype(jnp.float32), across, precision=highest)
     x = jnp.einsum("bhwc,oh->bowc", jnp.floor(x + 0.5), down, precision=highest)

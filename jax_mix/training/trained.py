@@ -75,8 +75,9 @@ class Trained:
     def preprocess(self, images: Any) -> np.ndarray:
         """The images in the form the network was trained on, uint8 `[n, height, width, channels]`.
 
-        They are scaled, until they just cover that size, and cut to it in their middle. Files are read as those of a
-        folder to train on are; of a file with colours a network of grey images is given the grey, with a warning.
+        They are scaled, until they just cover that size, or of a run with `--test-crop` somewhat more, and cut to it in
+        their middle. Files are read as those of a folder to train on are; of a file with colours a network of grey
+        images is given the grey, with a warning.
 
         Args:
           images: as for `predict`.
@@ -91,7 +92,8 @@ class Trained:
                 f"images must be an array [n, height, width, channels], or a sequence of images, got one of shape "
                 f"{tuple(images.shape)}; of a single image: images[None]."
             )
-        if hasattr(images, "ndim") and images.shape[1:] == self.image_shape and images.dtype == np.uint8:
+        as_it_is = self.about.test_crop is None and getattr(images, "shape", ())[1:] == self.image_shape
+        if as_it_is and images.dtype == np.uint8:
             return np.asarray(images)
         made: Any = np.empty((len(images), *self.image_shape), np.uint8)
         for i, image in enumerate(images):
@@ -101,7 +103,8 @@ class Trained:
     def decode(self, file: Path) -> Decoded | Exception:
         """A file's image in the form the network was trained on, or the exception that was raised."""
         height, width, channels = self.image_shape
-        return decode(file, grey=channels == 1, size=(height, width), bits=self.bits)
+        crop = self.about.test_crop
+        return decode(file, grey=channels == 1, size=(height, width), bits=self.bits, crop=crop)
 
     def loses_colour(self, file: Path) -> bool:
         """Whether a file has colours that the network was not trained on."""
@@ -125,7 +128,7 @@ class Trained:
             f"an image must be [height, width, {channels}], as those that the run was trained on, got "
             f"{list(np.shape(image))}.",
         )
-        return resized(array, (self.image_shape[0], self.image_shape[1]))
+        return resized(array, (self.image_shape[0], self.image_shape[1]), self.about.test_crop)
 
 
 def load_run(folder: str | os.PathLike[str], *, best: bool = False) -> Trained:

@@ -183,6 +183,46 @@ BAD_INPUT = {
     "data set not a name": (["--dataset", "a/../digits"], ["--dataset 'a/../digits'", "neither known to TFDS nor in"]),
     "folder not there": (["--dataset", "../photos"], ["--dataset ../photos: there is no such folder"]),
     "image size 0": (["--image-size", "0"], ["--image-size", "from 1 to 4096", "0"]),
+    "erasing without crops": (["--erasing", "0.2"], ["--erasing is 0.2", "--augment is shift: give --augment crop"]),
+    "operations without crops": (["--auto-augment", "trivial"], ["--auto-augment is trivial", "--augment crop"]),
+    "scale without crops": (["--crop-scale", "0.1", "1"], ["--crop-scale is 0.1 1.0", "--augment crop"]),
+    "test crop without crops": (["--test-crop", "0.9"], ["--test-crop is 0.9", "--augment crop"]),
+    "crops of no size": (["--augment", "crop"], ["--augment crop needs --image-size", "such as --image-size 224"]),
+    "crops on the device": (
+        ["--augment", "crop", "--image-size", "8", "--feed", "device"],
+        ["--feed device", "--augment crop decodes each", "--feed grain"],
+    ),
+    "crops of one bound": (
+        ["--augment", "crop", "--image-size", "8", "--crop-scale", "0.5"],
+        ["--crop-scale must be two parts", "0.08 1", "got 0.5"],
+    ),
+    "crops of bounds the wrong way": (
+        ["--augment", "crop", "--image-size", "8", "--crop-scale", "1", "0.5"],
+        ["--crop-scale must be two parts", "the smaller first", "got 1.0 0.5"],
+    ),
+    "operations misspelt": (
+        ["--augment", "crop", "--image-size", "8", "--auto-augment", "rnd:2,9"],
+        ["--auto-augment is 'rnd:2,9'", "did you mean 'rand'"],
+    ),
+    "operations by one number": (
+        ["--augment", "crop", "--image-size", "8", "--auto-augment", "rand:2"],
+        ["--auto-augment must be rand:OPERATIONS,LEVEL", "'rand:2'"],
+    ),
+    "operations of no level": (
+        ["--augment", "crop", "--image-size", "8", "--auto-augment", "rand:2,31"],
+        ["--auto-augment rand must have a level from 0 to 30", "31"],
+    ),
+    "operations without number": (
+        ["--augment", "crop", "--image-size", "8", "--auto-augment", "rand:0,9"],
+        ["--auto-augment rand must have 1 to 10 operations", "0"],
+    ),
+    "numbers of no operations": (
+        ["--augment", "crop", "--image-size", "8", "--auto-augment", "trivial:2"],
+        ["--auto-augment trivial takes no numbers", "'trivial:2'"],
+    ),
+    "erasing more than always": (["--erasing", "1.5"], ["--erasing must be from 0 to 1", "1.5"]),
+    "test crop 0": (["--test-crop", "0"], ["--test-crop must be positive, and at most 1", "0.0"]),
+    "compared crops": (["compare", "--augment", "crop", "--image-size", "8"], ["--augment crop is not for compare"]),
     "test fraction": (["--test-fraction", "1"], ["--test-fraction", "between 0 and 1", "1.0"]),
     "workers negative": (["--workers", "-1"], ["--workers", "from 0 to", "-1"]),
     "images of a giant": (["--image-size", "100000"], ["--image-size", "from 1 to 4096", "100000"]),

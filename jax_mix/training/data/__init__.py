@@ -7,10 +7,12 @@ import sys
 
 from jax_mix.training.data.augment import AugmentName, augment, random_flip, random_shift
 from jax_mix.training.data.cache import decoded
+from jax_mix.training.data.crops import Cropping
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize, check_normalization, normalization
-from jax_mix.training.data.feeding import Balanced, FeedName, batches, epoch_batches, from_host
+from jax_mix.training.data.feeding import Balanced, FeedName, batches, epoch_batches, from_host, rows_from_host
 from jax_mix.training.data.folder import BrokenImages, open_folder
 from jax_mix.training.data.layout import SplitBy
+from jax_mix.training.data.photographs import Photographs, open_photographs, with_mean_erased
 from jax_mix.training.data.subset import corrupt_labels, take
 from jax_mix.training.errors import require
 from jax_mix.training.files import one_line
@@ -19,10 +21,12 @@ __all__ = [
     "AugmentName",
     "Balanced",
     "BrokenImages",
+    "Cropping",
     "Dataset",
     "Examples",
     "FeedName",
     "Normalize",
+    "Photographs",
     "SplitBy",
     "augment",
     "batches",
@@ -35,7 +39,9 @@ __all__ = [
     "normalization",
     "random_flip",
     "random_shift",
+    "rows_from_host",
     "take",
+    "with_mean_erased",
 ]
 
 
@@ -55,11 +61,12 @@ def load(
     bits: int | None = None,
     broken_images: BrokenImages = "stop",
     cache_dir: str | None = None,
+    cropping: Cropping | None = None,
 ) -> Dataset:
     """Read a data set: "digits", a TFDS set by name, or a folder of images; see `tfds_sets.open_set` and `open_folder`.
 
-    Decoded images are kept in `cache_dir`, for the next start. It is printed how the set is read, and what of it is
-    left out, each time.
+    Decoded images are kept in `cache_dir`, for the next start; with `cropping`, of `image_size`, images are decoded
+    when they are needed, each time. It is printed how the set is read, and what of it is left out, each time.
 
     Raises:
       UserError: it cannot be used.
@@ -85,7 +92,7 @@ def load(
         print(one_line(line))
     for line in source.left_out:
         print(f"left out: {one_line(line)}", file=sys.stderr)
-    dataset = decoded(source, cache_dir)
+    dataset = decoded(source, cache_dir) if cropping is None else open_photographs(source, cropping, cache_dir)
     for line in source.found:
         print(one_line(line), file=sys.stderr)
     return dataset

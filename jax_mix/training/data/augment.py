@@ -10,14 +10,17 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, UInt8
 
-AugmentName = Literal["shift", "shift_flip", "none"]
+AugmentName = Literal["shift", "shift_flip", "crop", "none"]
 
 
 def augment(
     name: AugmentName, key: Key[Array, ""], image: UInt8[Array, "batch height width channels"]
 ) -> UInt8[Array, "batch height width channels"]:
-    """What `name` says: "none", "shift" (`random_shift`), or "shift_flip" (`random_flip` after it)."""
-    if name == "none":
+    """What `name` says: "shift" (`random_shift`), or "shift_flip" (`random_flip` after it).
+
+    "none" does nothing, nor does "crop" here: photographs come cropped.
+    """
+    if name in ("none", "crop"):
         return image
     shifted = random_shift(key, image)
     return random_flip(jax.random.fold_in(key, 1), shifted) if name == "shift_flip" else shifted

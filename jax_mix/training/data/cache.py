@@ -31,6 +31,13 @@ def default_folder() -> Path:
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jax_mix"
 
 
+def place(source: Source, cache_dir: str | None, *made_of: Any) -> Path:
+    """Where what is made of a source is kept; `made_of` is what else that depends on, as JSON can hold it."""
+    parts = json.dumps([_VERSION, source.name, list(source.class_names), source.made_of, *made_of])
+    digest = hashlib.sha256(parts.encode()).hexdigest()[:16]
+    return (expanded(cache_dir) if cache_dir else default_folder()) / f"{as_name(source.name)}-{digest}"
+
+
 def decoded(source: Source, cache_dir: str | None) -> Dataset:
     """The data set, from the cache if it is there; else it is decoded, and kept there if that can be written.
 
@@ -43,10 +50,8 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
     """
     if source.small:
         return _decode_all(source, None)
-    made_of = json.dumps([_VERSION, source.name, list(source.class_names), source.made_of])
-    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    everything = expanded(cache_dir) if cache_dir else default_folder()
-    folder = everything / f"{as_name(source.name)}-{digest}"
+    folder = place(source, cache_dir)
+    everything = folder.parent
     if folder.is_dir():
         try:
             return _open(source, folder)
@@ -154,20 +159,9 @@ def _decode(source: Source, split: str, folder: Path | None) -> Examples:
             read += 1
             bar.update()
     require(images is not None, f"--dataset {name} has no images in its split {split!r}.")
-    classes = len(source.class_names)
     labels = labels[:read]
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
-        raise UserError(
-            f"--dataset {name} has the label {wrong[0]} in its split {split!r} ({len(wrong)} such labels); "
-            f"with {classes} classes, labels are 0 to {classes - 1}."
-        )
+    check_labels(source, split, labels)
     if read < n:  # some were broken, and left out
-        if empty := set(range(classes)) - set(labels.tolist()):
-            raise UserError(
-                f"--dataset {name} has no image of class {source.class_names[min(empty)]} that can be read "
-                f"in its split {split!r}."
-            )
         shorter = _empty(folder, f"{split}_shorter", (read, *images.shape[1:]))
         shorter[:] = images[:read]
         if folder:
@@ -177,6 +171,22 @@ def _decode(source: Source, split: str, folder: Path | None) -> Examples:
         images.flush()
         np.save(folder / f"{split}_label.npy", labels.astype(np.int32))
     return Examples(images, labels.astype(np.int32))
+
+
+def check_labels(source: Source, split: str, labels: Any) -> None:
+    """Raise `UserError` if a label is of no class, or the images that could not be read were all of a class."""
+    name, classes = source.name, len(source.class_names)
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise UserError(
+            f"--dataset {name} has the label {wrong[0]} in its split {split!r} ({len(wrong)} such labels); "
+            f"with {classes} classes, labels are 0 to {classes - 1}."
+        )
+    if len(labels) < source.counts[split] and (empty := set(range(classes)) - set(labels.tolist())):
+        raise UserError(
+            f"--dataset {name} has no image of class {source.class_names[min(empty)]} that can be read "
+            f"in its split {split!r}."
+        )
 
 
 def _empty(folder: Path | None, name: str, shape: tuple[int, ...]) -> Any:

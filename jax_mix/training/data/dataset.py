@@ -129,7 +129,7 @@ def mean_and_std(image: Any, *, chunk: int = _CHUNK) -> tuple[Any, Any]:
         some = image[start : start + chunk]
         total += some.sum(axis=(0, 1, 2), dtype=np.int64)
         squares += np.einsum("nhwc,nhwc->c", some, some, dtype=np.int64)
-    n = image[..., 0].size
+    n = math.prod(image.shape[:-1])
     mean = total / n
     variance = squares / n - mean**2
     std = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1)  # a constant channel stays constant

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import signal
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_mix.training.data.dataset import Examples
+from jax_mix.training.data.photographs import Photographs
 from jax_mix.training.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 FeedName = Literal["auto", "device", "grain"]
 # Of a device's memory, how much the images may take; where JAX does not know it, as on CPU, of 8 GiB.
 _SHARE, _UNKNOWN_MEMORY = 0.25, 8 * 2**30
+_MOST_THREADS = 16  # that decode photographs; each has a batch in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared as an object, which it is cached by
@@ -93,12 +96,13 @@ def batches(
 
     Args:
       examples: training images and labels, on the host.
-      key: of the order.
+      key: of the order, and of what is done to photographs.
       batch_size: of all devices together.
       start, stop: steps.
       sharding: of a batch over the devices: its first axis is split.
       feed: "device": all images are kept on each device, and gathered there; "grain": they are read from the host as
-        they are needed; "auto": "device" if they take no more than a quarter of a device's memory.
+        they are needed, as photographs always are; "auto": "device" if they take no more than a quarter of a device's
+        memory.
       workers: processes that read for "grain"; 0: threads of this one.
       sampler: what draws the images; None: each comes once in an epoch.
 
@@ -108,8 +112,10 @@ def batches(
     Raises:
       UserError: the images do not fit on a device; a worker process failed.
     """
-    chosen = feed if feed != "auto" else "device" if examples.image.nbytes <= _limit(sharding) else "grain"
-    if chosen == "device":
+    if feed == "auto":
+        stays = isinstance(examples.image, Photographs) or examples.image.nbytes > _limit(sharding)
+        feed = "grain" if stays else "device"
+    if feed == "device":
         yield from _from_device(examples, key, batch_size, start, stop, sharding, sampler)
     else:
         yield from _from_grain(examples, key, batch_size, start, stop, sharding, workers, sampler)
@@ -119,6 +125,12 @@ def from_host(array: Any, sharding: NamedSharding) -> Any:
     """An array that every process has in full, put on the devices, each its part."""
     array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+
+def rows_from_host(array: Any, index: Any, sharding: NamedSharding) -> Any:
+    """Those rows of an array, on the devices; each process reads no more than its own devices have."""
+    shape = (len(index), *array.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, lambda part: np.asarray(array[index[cast(Any, part)[0]]]))
 
 
 def _limit(sharding: NamedSharding) -> float:
@@ -184,9 +196,12 @@ class _Steps:
         return self._stop
 
     def __getitem__(self, step: int) -> tuple[Any, Any]:
-        n = len(self._examples.label)
-        index = _index(self._key_data, step, n, self._batch_size, self._sampler)[self._rows]
-        return self._examples.image[index], self._examples.label[index]
+        image, label = self._examples
+        index = _index(self._key_data, step, len(label), self._batch_size, self._sampler)[self._rows]
+        if isinstance(image, Photographs):
+            rows = range(self._rows.start, self._rows.stop)
+            return image.for_training(index, self._key_data, step, rows), label[index]
+        return image[index], label[index]
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker process, which opens the file of images anew: pickled, it would be read in full."""
@@ -222,7 +237,10 @@ def _from_grain(
     import grain  # slow to import, and rarely needed
 
     steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count(), sampler)
-    read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+    threads, ahead = 4, 8
+    if isinstance(examples.image, Photographs):  # decoding takes all of a core, which a worker is meant to be
+        threads = ahead = 1 if workers else min(_MOST_THREADS, os.cpu_count() or 1)
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(read)
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -240,6 +258,8 @@ def _from_grain(
 def _next(iterator: Iterator[Any]) -> Any:
     try:
         return next(iterator, None)
+    except UserError as error:  # it names an image; Grain adds lines of its own
+        raise UserError(str(error).partition("\n")[0]) from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"--feed grain: a batch could not be read ({type(error).__name__}: {reason}).") from error

@@ -9,15 +9,17 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from jax_mix.training.data import pixels
 from jax_mix.training.data.hints import as_flag, is_archive, unpack
 from jax_mix.training.data.layout import Files, SplitBy, lay_out
 from jax_mix.training.data.listing import Listing, several
-from jax_mix.training.data.source import Source, identity
+from jax_mix.training.data.source import Form, Source, identity
 from jax_mix.training.data.splitting import split
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded, printable
@@ -124,10 +126,45 @@ def open_folder(
         counts={split: sum(map(len, of_class)) for split, of_class in splits.items()},
         read=read,
         made_of=[str(root.resolve()), image_size, bits, broken, _digest(root, splits)],
+        encoded=lambda split: _Encoded(root.absolute(), splits[split]),
+        form=Form(grey, bits or 16),
+        skips=broken == "skip",
         told=tuple(told),
         left_out=(*layout.left_out, *listing.left_out),
         found=found,
     )
+
+
+class _Encoded:
+    """`Encoded`: files below a folder, whose names take little memory, for there may be millions."""
+
+    or_else = "; go on without such: --broken-images skip"
+
+    def __init__(self, root: Path, classes: list[list[Path]]) -> None:
+        """
+        Args:
+          root: the folder.
+          classes: the files of each class.
+        """
+        self._root = os.fsencode(root)
+        self._names = np.array([os.fsencode(os.path.relpath(file, root)) for files in classes for file in files])
+        self._counts = [len(files) for files in classes]
+
+    def contents(self, index: Sequence[int]) -> list[bytes]:
+        found = []
+        for i in index:
+            with open(self._path(i), "rb") as file:
+                found.append(file.read())
+        return found
+
+    def labels(self) -> Any:
+        return np.repeat(np.arange(len(self._counts)), self._counts)
+
+    def name(self, number: int) -> str:
+        return f"'{os.fsdecode(self._path(number))}'"
+
+    def _path(self, number: int) -> bytes:
+        return os.path.join(self._root, bytes(self._names[number]))
 
 
 class Labelled(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -71,13 +71,16 @@ def header(file: Path) -> Header | Exception:
         return error
 
 
-def decode(file: Path, *, grey: bool, size: int | tuple[int, int] | None, bits: int) -> Decoded | Exception:
+def decode(
+    file: Path | BinaryIO, *, grey: bool, size: int | tuple[int, int] | None, bits: int, crop: float | None = None
+) -> Decoded | Exception:
     """The image, or the exception that was raised.
 
     Args:
       file: an image.
       grey: whether it becomes one channel; else three.
       size: as for `resized`; None: as it is.
+      crop: as for `resized`.
       bits: how many of a 16-bit image's values are used: the upper 8 of these are kept.
     """
     try:
@@ -105,12 +108,12 @@ def decode(file: Path, *, grey: bool, size: int | tuple[int, int] | None, bits: 
         if deep and not top:  # of colours Pillow gives the upper 8 bits
             top = int(array.max()) << 8 | 255
         array = array.reshape(*array.shape[:2], -1)
-        return Decoded(array if size is None else resized(array, size), top)
+        return Decoded(array if size is None else resized(array, size, crop), top)
     except Exception as error:
         return error
 
 
-def _open(file: Path) -> PIL.Image.Image:
+def _open(file: Path | BinaryIO) -> PIL.Image.Image:
     """The image, whatever its ending, if its format is one of those read here: for others Pillow may start programs."""
     return PIL.Image.open(file, formats=sorted({*readable().values()}))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import PIL.Image
@@ -20,6 +20,42 @@ _ENDS = 4096  # bytes at each end of a file, by which it is known
 
 
 @dataclasses.dataclass(frozen=True)
+class Form:
+    """What the pixels of a set become.
+
+    Attributes:
+      grey: one channel; else three.
+      bits: that are in use in 16-bit images.
+    """
+
+    grey: bool
+    bits: int = 16
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
+
+
+class Encoded(Protocol):
+    """The images of a split as they lie in files; a worker process gets it by pickle.
+
+    Attributes:
+      or_else: what can be done about one that cannot be read, as the end of a sentence.
+    """
+
+    or_else: str
+
+    def contents(self, index: Sequence[int]) -> list[bytes]:
+        """The images of those numbers."""
+
+    def labels(self) -> Any:
+        """Of all images, int64 `[n]`; it may read everything."""
+
+    def name(self, number: int) -> str:
+        """What an image is called in a sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """A data set that can be read from the start, more than once.
 
@@ -28,6 +64,9 @@ class Source:
       class_names: one for each class.
       counts: how many examples the splits "train" and "test" have, at most.
       read: gives the examples of a split: an image, uint8 `[height, width, channels]`, and its label.
+      encoded: gives a split as it lies in files, of which any image can be read by itself.
+      form: what its pixels become.
+      skips: whether images that cannot be read are left out.
       made_of: all that the decoded images depend on, as JSON can hold it: another value, other images.
       small: whether decoding takes no time, so that a cache is not worth its place.
       told: how it is read, in words for the user.
@@ -40,6 +79,9 @@ class Source:
     counts: Mapping[str, int]
     read: Callable[[str], Iterator[tuple[Any, int]]]
     made_of: Any
+    encoded: Callable[[str], Encoded]
+    form: Form
+    skips: bool = False
     small: bool = False
     told: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -63,22 +105,31 @@ def identity(file: Path) -> list[Any]:
 
 
 def resized(
-    image: UInt8[np.ndarray, "height width channels"], size: int | tuple[int, int]
+    image: UInt8[np.ndarray, "height width channels"], size: int | tuple[int, int], crop: float | None = None
 ) -> UInt8[np.ndarray, "rows columns channels"]:
     """The image scaled, until it just covers `size`, and cut to that in its middle.
 
     Args:
       image: one image.
       size: `(rows, columns)`, or the side of a square.
+      crop: scaled until it just covers `size / crop`, as torchvision's `Resize` and `CenterCrop` do it; None: `size`.
     """
     height, width, channels = image.shape
     rows, columns = (size, size) if isinstance(size, int) else size
-    if (height, width) == (rows, columns):
+    if crop is not None:
+        covered_rows, covered_columns = int(rows / crop), int(columns / crop)
+        if covered_rows * width >= covered_columns * height:
+            high, wide = covered_rows, covered_rows * width // height
+        else:
+            high, wide = covered_columns * height // width, covered_columns
+        left, top = round((wide - columns) / 2), round((high - rows) / 2)
+    elif (height, width) == (rows, columns):
         return image
-    scale = max(rows / height, columns / width)
-    wide, high = max(columns, round(width * scale)), max(rows, round(height * scale))
+    else:
+        scale = max(rows / height, columns / width)
+        wide, high = max(columns, round(width * scale)), max(rows, round(height * scale))
+        left, top = (wide - columns) // 2, (high - rows) // 2
     picture = PIL.Image.fromarray(image[..., 0] if channels == 1 else image)
-    left, top = (wide - columns) // 2, (high - rows) // 2
     # Only what is kept is scaled: all of a long, narrow picture could be too large for any memory.
     across, down = width / wide, height / high
     kept = (left * across, top * down, (left + columns) * across, (top + rows) * down)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and_std
+from jax_mix.training.data.dataset import Dataset, Examples
+from jax_mix.training.data.photographs import Photographs, measured
 from jax_mix.training.errors import require
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ def take(dataset: Dataset, count: int) -> Dataset:
     n = len(dataset.train.label)
     require(count <= n, f"--train-images must be at most {n}, all training images; got {count}.")
     index = np.sort(np.random.default_rng(0).permutation(n)[:count])
-    train = Examples(dataset.train.image[index], dataset.train.label[index])
-    mean, std = mean_and_std(train.image)
-    return dataclasses.replace(dataset, train=train, normalize=Normalize(jnp.asarray(mean), jnp.asarray(std)))
+    image = dataset.train.image
+    few: Any = image.take(index) if isinstance(image, Photographs) else image[index]
+    train = Examples(few, dataset.train.label[index])
+    return dataclasses.replace(dataset, train=train, normalize=measured(few))
 
 
 def corrupt_labels(dataset: Dataset, share: float, key: Key[Array, ""]) -> Dataset:

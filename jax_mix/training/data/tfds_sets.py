@@ -8,16 +8,17 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tqdm.auto import tqdm
 
 from jax_mix._checks import suggest
 from jax_mix.training.data.digits import Digits
-from jax_mix.training.data.source import Source, identity, resized
+from jax_mix.training.data.source import Form, Source, identity, resized
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded
 
@@ -69,9 +70,42 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
         counts={"train": splits["train"].num_examples, "test": splits[test].num_examples},
         read=read,
         made_of=[image_size, str(Path(builder.data_path).resolve()), [[path.name, *identity(path)] for path in files]],
+        encoded=lambda split: _Encoded(
+            name, folder, builder, {"train": "train", "test": test}[split], image_key, label_key
+        ),
+        form=Form(grey=features[image_key].shape[-1] == 1),
         small=name == "digits",
         left_out=tuple(f"the split {split!r}" for split in splits if split not in ("train", test)),
     )
+
+
+class _Encoded:
+    """`Encoded`: the records of a split."""
+
+    or_else = ""
+
+    def __init__(self, name: str, folder: Path, builder: Any, split: str, image_key: str, label_key: str) -> None:
+        self._name, self._folder, self._split = name, folder, split
+        self._keys = image_key, label_key
+        with _whole(name, folder):
+            decoders = {image_key: tfds.decode.SkipDecoding()}
+            self._records = builder.as_data_source(split=split, decoders=decoders)
+
+    def contents(self, index: Sequence[int]) -> list[bytes]:
+        with _whole(self._name, self._folder):
+            return [example[self._keys[0]] for example in self._records.__getitems__(list(index))]
+
+    def labels(self) -> Any:
+        n, label_key = len(self._records), self._keys[1]
+        labels = np.empty(n, np.int64)
+        for start in tqdm(range(0, n, _CHUNK), desc=f"reading {self._name} {self._split}", delay=1, leave=False):
+            some = range(start, min(start + _CHUNK, n))
+            with _whole(self._name, self._folder):
+                labels[start : some.stop] = [each[label_key] for each in self._records.__getitems__(some)]
+        return labels
+
+    def name(self, number: int) -> str:
+        return f"image {number} of the split {self._split!r}"
 
 
 @contextlib.contextmanager
