@@ -258,8 +258,8 @@ def _from_grain(
 def _next(iterator: Iterator[Any]) -> Any:
     try:
         return next(iterator, None)
-    except UserError as error:  # it names an image; Grain adds lines of its own
-        raise UserError(str(error).partition("\n")[0]) from error
+    except UserError:  # it names an image
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"--feed grain: a batch could not be read ({type(error).__name__}: {reason}).") from error
