@@ -1,10 +1,11 @@
-"""The list of faults.py can be used: each fault has its place, and each test is there."""
+"""The list of planted.py can be used: each fault has its place, and each test is there."""
 
 import re
 
 import pytest
 
-from parity_tests.faults import FAULTS, ROOT
+from parity_tests.faults import ROOT
+from parity_tests.planted import FAULTS
 
 
 @pytest.mark.parametrize("file", sorted({fault.file for fault in FAULTS}))

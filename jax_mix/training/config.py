@@ -81,9 +81,10 @@ class DataFlags:
     # crop: a part of the image, resized and mirrored, of images of any size, which are decoded as they are needed
     augment: AugmentName = "shift"
     crop_scale: tuple[float, ...] | None = None  # the least and largest part of an image that a crop is; None: 0.08 1
-    # what is done to crops besides: trivial: TrivialAugment; rand:2,9: RandAugment, two operations, level 9 of 30
-    auto_augment: str = "none"
-    erasing: Share = 0.0  # probability that a box of a crop is erased
+    # what is done to crops besides: trivial: TrivialAugment; rand:2,9: RandAugment, two operations, level 9 of 30;
+    # none or None: nothing
+    auto_augment: str | None = None
+    erasing: Share | None = None  # probability that a box of a crop is erased; None: 0
     test_crop: PartOfRate | None = None  # with crop: the part of test images' shorter side that is kept; None: 0.875
     feed: FeedName = "auto"  # device: all images are kept there; grain: they are read as needed; auto: by size
     workers: Workers = 0  # processes that read images for grain; 0: threads of this one

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 def check(config: Config) -> None:
     """Raise `UserError` if flags of crops are given without them, or do not go together."""
+    policy = parse_policy(config.auto_augment or "none")
     given = {
         "crop-scale": config.crop_scale and " ".join(map(str, config.crop_scale)),
-        "auto-augment": None if config.auto_augment == "none" else config.auto_augment,
+        "auto-augment": None if policy is None else config.auto_augment,
         "erasing": config.erasing or None,
         "test-crop": config.test_crop,
     }
@@ -37,7 +38,6 @@ def check(config: Config) -> None:
         "--crop-scale must be two parts of an image's area, above 0, at most 1, the smaller first, as 0.08 1; got "
         f"{given['crop-scale']}.",
     )
-    parse_policy(config.auto_augment)
 
 
 def of(config: Config) -> Cropping | None:
@@ -48,7 +48,7 @@ def of(config: Config) -> Cropping | None:
     return Cropping(
         config.image_size,
         scale=(scale[0], scale[1]),
-        policy=parse_policy(config.auto_augment),
-        erasing=config.erasing,
+        policy=parse_policy(config.auto_augment or "none"),
+        erasing=config.erasing or 0.0,
         test_crop=config.test_crop or Cropping.test_crop,
     )

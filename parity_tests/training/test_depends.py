@@ -58,7 +58,7 @@ def test_a_run_does_not_go_on_with_another(name, saved):
 
 LATER = ("keep_best", "patience", "evaluate_every", "mix_per", "weights", "normalize", "freeze_epochs", "body_rate")
 LATER += ("adam_beta2", "adam_epsilon", "warmup_epochs", "clip_norm", "loss", "target_threshold", "class_weights")
-LATER += ("sampler", "drop_path", "layer_decay")
+LATER += ("sampler", "drop_path", "layer_decay", "crop_scale", "auto_augment", "erasing", "test_crop")
 
 
 def test_a_flag_that_an_earlier_version_had_not_is_unused_in_its_runs(saved):
