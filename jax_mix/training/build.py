@@ -104,7 +104,7 @@ def normalized(config: Config, dataset: data.Dataset) -> data.Dataset:
     told = f"--normalize {' '.join(words)}{', for --weights,' if config.weights else ''}"
     count, images = len(normalize.mean), f"the images of --dataset {config.dataset}"
     require(count == channels, f"{told} is of {count} channels, {images} of {channels}.")
-    return dataclasses.replace(dataset, normalize=normalize)
+    return dataclasses.replace(dataset, normalize=normalize, own=dataset.own or dataset.normalize)
 
 
 def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:

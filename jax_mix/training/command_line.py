@@ -14,7 +14,6 @@ import sys
 import tomllib
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -52,7 +51,7 @@ def parse(
       SystemExit: a value is not of its flag's type, or `--help` is asked for.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
+    parser.add_argument("--config", nargs="?", const="", action="append")
     parser.add_argument("--resume", nargs="?", const="", action="append")
     given, flags = parser.parse_known_args(args)
     hidden = {f"--{name.replace('_', '-')}" for name in kind.HIDDEN}
@@ -60,9 +59,12 @@ def parse(
     for flag in sorted(hidden & typed):
         raise UserError(f"{flag} is not a flag of this command, which gives each of its runs its own: drop it.")
     saved, where = [], ""
-    if given.config:
-        where = f"--config: '{given.config}'"
-        saved = _saved_flags(given.config, kind, where)
+    for path in given.config or ():
+        told = f"--config is given {' and '.join(given.config)}: one file at a time."
+        require(len(given.config) == 1, told)
+        require(path != "", "--config names no file: a recipe's .toml, or the config.json of a run, comes after it.")
+        where = f"--config: '{path}'"
+        saved = _saved_flags(path, kind, where)
     if given.resume:
         runs = {folder for folder in given.resume if folder}
         require(len(runs) < 2, f"--resume is given {' and '.join(sorted(runs))}: one run at a time.")
@@ -143,10 +145,10 @@ def _names(kind: type[Config]) -> list[str]:
 
 def _saved_flags(path: str, kind: type[Config], where: str) -> list[str]:
     """The flags that a recipe's .toml or a config.json stands for; `where` is what an error begins with."""
-    is_toml = path.endswith(".toml")
+    is_toml = path.lower().endswith(".toml")
     what = "a file of flags, epochs = 20" if is_toml else "the config.json of a run"
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = expanded(path).read_text(encoding="utf-8-sig")  # of Windows' editors, some begin it with a mark
         values = tomllib.loads(text) if is_toml else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as {what} ({error}).") from error
@@ -159,6 +161,8 @@ def _saved_flags(path: str, kind: type[Config], where: str) -> list[str]:
     for name in values:
         if _field(name) not in fields:
             raise UserError(f"{where}: {_unknown(f'--{name}', fields)}")
+        twice = name != _field(name) and _field(name) in values
+        require(not twice, f"{where} has both {name} and {_field(name)}, which are one flag: drop one of them.")
     switches = {name for name, hint in typing.get_type_hints(kind).items() if hint is bool}
     saved = []
     for name, value in values.items():
@@ -166,7 +170,7 @@ def _saved_flags(path: str, kind: type[Config], where: str) -> list[str]:
         if _field(name) in switches and isinstance(value, bool):
             of_flag = []
         elif not all(isinstance(each, (str, int, float, type(None))) for each in of_flag) or any(
-            isinstance(each, bool) or (isinstance(each, str) and not _is_text(each)) for each in of_flag
+            isinstance(each, bool) or (isinstance(each, str) and not _is_value(each)) for each in of_flag
         ):
             raise UserError(f"{where} has {shown(value)} for {shown(name)}, which no flag can be.")
         if value is not False:
@@ -179,10 +183,10 @@ def _field(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _is_text(value: str) -> bool:
-    """Whether a shell could give it: it has no NUL, and is of whole letters or a file's bytes."""
+def _is_value(value: str) -> bool:
+    """Whether a shell could give it, and as a value: it has no NUL, is of whole letters or a file's bytes, no flag."""
     try:
-        return "\0" not in value and bool(os.fsencode(value) or True)
+        return "\0" not in value and not value.startswith("--") and bool(os.fsencode(value) or True)
     except UnicodeEncodeError:
         return False
 

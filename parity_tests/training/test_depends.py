@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +10,10 @@ import PIL.Image
 import pytest
 
 from jax_mix.training import data, weights_files
-from jax_mix.training.build import described
+from jax_mix.training.build import described, load
 from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER, Config
-from jax_mix.training.data import tfds_sets
+from jax_mix.training.data import photographs, tfds_sets
 from jax_mix.training.errors import UserError
 
 # Where a run is and how it is fed there: its numbers are the same, but for the rounding of other numbers of devices.
@@ -123,6 +124,23 @@ OTHERS = {
 def test_the_fingerprint_is_another_one_of_other(changed):
     assert set_of().fingerprint == set_of().fingerprint
     assert set_of(**{changed: OTHERS[changed]}).fingerprint != set_of().fingerprint
+
+
+@pytest.mark.parametrize("augment", ["shift", "crop"])
+def test_so_it_is_where_pixels_are_normalised_by_other_numbers(photos, augment, tmp_path, monkeypatch):
+    """Images that stay encoded are known by all of their files, not by what is measured on some; so is a copy."""
+    monkeypatch.setattr(photographs, "_MEASURED", 1)
+
+    def fingerprint(folder):
+        config = Config(dataset=str(folder), augment=augment, image_size=8, normalize=("100", "50"))
+        return load(dataclasses.replace(config, cache_dir=str(tmp_path / "cache"))).fingerprint
+
+    first = fingerprint(photos)
+    assert fingerprint(shutil.copytree(photos, tmp_path / "copied" / "photos")) == first
+    files = sorted(photos.rglob("*.png"))
+    for file in files if augment == "shift" else files[-1:]:
+        PIL.Image.fromarray(np.arange(144, dtype=np.uint16).reshape(12, 12)).save(file)
+    assert fingerprint(photos) != first
 
 
 def test_training_and_test_images_are_counted_apart():

@@ -221,7 +221,7 @@ def broken(folder, tmp_path):
 
 def test_a_broken_photograph_is_named_when_it_is_met(broken, tmp_path):
     told = (
-        rf"^--dataset pets: '{broken}' \(OSError: image file is truncated.*\) cannot be read; .*--broken-images skip\.$"
+        rf"^--dataset pets: '{broken}' \(OSError: image file is truncated.*\) cannot be read: .*--broken-images skip\.$"
     )
     with pytest.raises(UserError, match=told):  # here for mean and deviation
         load(broken.parents[1], tmp_path)

@@ -39,6 +39,8 @@ WRONG = {
     "a date": ("epochs = 2020-01-01", ["for 'epochs', which no flag can be"]),
     "a word for a number": ("epochs = 'many'", ["has 'many' for --epochs, which it cannot be"]),
     "no TOML": ("epochs 20", ["cannot be read as a file of flags, epochs = 20"]),
+    "a flag for a value": ('layers = ["layer1", "--overwrite"]', ["has ['layer1', '--overwrite'] for 'layers'"]),
+    "a flag twice": ("batch_size = 4\nbatch-size = 8", ["has both batch-size and batch_size, which are one flag"]),
     "a value out of range": ("epochs = 0", ["--epochs must be at least 1, got 0"]),
 }
 
@@ -62,6 +64,16 @@ def test_a_file_may_have_names_as_flags_have_them_and_switches(tmp_path):
     config = parse(["--config", str(path), "--batch-size", "16"], Config)
     assert (config.batch_size, config.keep_best, config.overwrite) == (16, True, False)
     assert (config.class_weights, config.layers) == (("1.0", "2.5"), ("layer1",))
+
+
+def test_files_as_windows_writes_them_and_one_file_at_a_time(tmp_path):
+    path = tmp_path / "FILE.TOML"
+    path.write_text("epochs = 3", encoding="utf-8-sig")
+    assert parse(["--config", str(path)], Config).epochs == 3
+    with pytest.raises(UserError, match=r"^--config is given .*FILE.TOML and other.toml: one file at a time\.$"):
+        parse(["--config", str(path), "--config", "other.toml"], Config)
+    with pytest.raises(UserError, match=r"^--config names no file"):
+        parse(["--config"], Config)
 
 
 def test_a_file_for_one_run_is_not_for_a_comparison(tmp_path):

@@ -153,6 +153,18 @@ def test_layers_learn_at_rates_of_their_own():
     assert {path: rates[path] for path in wanted} == {path: {-rate} for path, rate in wanted.items()}
 
 
+class Eleven(nnx.Module):
+    def __init__(self):
+        for i in range(11):
+            setattr(self, f"block{i + 1}", models.ResidualBlock())
+
+
+def test_blocks_are_in_the_order_of_the_numbers_in_their_names():
+    model = Eleven()
+    models.set_drop_path(model, 0.5, "my.py:Eleven")
+    assert [getattr(model, f"block{i + 1}").drop_rate for i in range(11)] == [0.5 * i / 10 for i in range(11)]
+
+
 def test_what_a_network_or_a_set_cannot_have_is_told(digits):
     with pytest.raises(UserError, match=r"^--drop-path is 0\.1, but --model mlp has no residual blocks"):
         set_drop_path(small().head, 0.1, "mlp")

@@ -94,6 +94,8 @@ class Dataset:
       normalize: for a network to take its images.
       name: what it is called.
       class_names: one for each class.
+      own: mean and deviation of the training images, where `normalize` is another; None: `normalize`.
+      content: of images that stay encoded, what is known of all of them, wherever they lie.
     """
 
     train: Examples
@@ -101,13 +103,17 @@ class Dataset:
     normalize: Normalize
     name: str
     class_names: tuple[str, ...]
+    own: Normalize | None = None
+    content: str = ""
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Other images, labels or classes have another, in all likelihood; reading no image."""
         digest = hashlib.sha256(json.dumps([self.class_names, list(self.train.image.shape)]).encode())
-        for array in (self.train.label, self.test.label, self.normalize.mean, self.normalize.std):
+        own = self.own or self.normalize
+        for array in (self.train.label, self.test.label, own.mean, own.std):
             digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(self.content.encode())
         return digest.hexdigest()[:8]
 
     def __str__(self) -> str:

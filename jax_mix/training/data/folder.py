@@ -19,7 +19,7 @@ from jax_mix.training.data import pixels
 from jax_mix.training.data.hints import as_flag, is_archive, unpack
 from jax_mix.training.data.layout import Files, SplitBy, lay_out
 from jax_mix.training.data.listing import Listing, several
-from jax_mix.training.data.source import Form, Source, identity
+from jax_mix.training.data.source import Form, Source, identity, of_content
 from jax_mix.training.data.splitting import split
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded, printable
@@ -120,12 +120,14 @@ def open_folder(
             found.append(f"16-bit images reach {top} of 65535, which leaves {(top >> 8) + 1} of 256 shades: {more}.")
 
     splits = {split: [of_class[name] for name in class_names] for split, of_class in files.items()}
+    digest, content = _digests(root, splits)
     return Source(
         name=printable(root.resolve().name),
         class_names=tuple(map(printable, class_names)),
         counts={split: sum(map(len, of_class)) for split, of_class in splits.items()},
         read=read,
-        made_of=[str(root.resolve()), image_size, bits, broken, _digest(root, splits)],
+        made_of=[str(root.resolve()), image_size, bits, broken, digest],
+        content=content,
         encoded=lambda split: _Encoded(root.absolute(), splits[split]),
         form=Form(grey, bits or 16),
         skips=broken == "skip",
@@ -138,7 +140,9 @@ def open_folder(
 class _Encoded:
     """`Encoded`: files below a folder, whose names take little memory, for there may be millions."""
 
-    or_else = "; go on without such: --broken-images skip"
+    or_else = (
+        ": put the file back as it was, and go on with --resume; or begin anew without such files, --broken-images skip"
+    )
 
     def __init__(self, root: Path, classes: list[list[Path]]) -> None:
         """
@@ -227,12 +231,17 @@ def _cannot_be_read(path: str, root: Path, file: Path, error: Exception) -> str:
     return f"--dataset {path}: {pixels.reason(file, error)} cannot be read; go on without such: --broken-images skip."
 
 
-def _digest(root: Path, splits: dict[str, list[list[Path]]]) -> str:
-    """Another one for other files, whatever their times say: a copy keeps them, and another disk may be mounted."""
-    digest = hashlib.sha256()
+def _digests(root: Path, splits: dict[str, list[list[Path]]]) -> tuple[str, str]:
+    """Others for other files, whatever their times say: a copy keeps them, and another disk may be mounted.
+
+    The second one is the same for a copy in another place.
+    """
+    digest, content = hashlib.sha256(), hashlib.sha256()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for split, classes in splits.items():
             for label, files in enumerate(classes):
                 for file, made_of in zip(files, pool.map(identity, files), strict=True):
-                    digest.update(repr([split, label, os.fspath(file.relative_to(root)), made_of]).encode())
-    return digest.hexdigest()
+                    name = [split, label, os.fspath(file.relative_to(root))]
+                    digest.update(repr([*name, made_of]).encode())
+                    content.update(repr([*name, of_content(made_of)]).encode())
+    return digest.hexdigest(), content.hexdigest()

@@ -153,7 +153,7 @@ def open_photographs(source: Source, cropping: Cropping, cache_dir: str | None) 
             _write(path, arrays | {"mean": normalize.mean, "std": normalize.std, "found": np.array(source.found, str)})
     else:
         normalize = Normalize(jnp.asarray(known["mean"]), jnp.asarray(known["std"]))
-    return Dataset(splits["train"], splits["test"], normalize, source.name, source.class_names)
+    return Dataset(splits["train"], splits["test"], normalize, source.name, source.class_names, content=source.content)
 
 
 def measured(image: Any) -> Normalize:

@@ -68,6 +68,7 @@ class Source:
       form: what its pixels become.
       skips: whether images that cannot be read are left out.
       made_of: all that the decoded images depend on, as JSON can hold it: another value, other images.
+      content: what tells its images from others, wherever they lie and whenever they were copied there.
       small: whether decoding takes no time, so that a cache is not worth its place.
       told: how it is read, in words for the user.
       left_out: what is not used of it.
@@ -79,6 +80,7 @@ class Source:
     counts: Mapping[str, int]
     read: Callable[[str], Iterator[tuple[Any, int]]]
     made_of: Any
+    content: str
     encoded: Callable[[str], Encoded]
     form: Form
     skips: bool = False
@@ -102,6 +104,11 @@ def identity(file: Path) -> list[Any]:
     except OSError as error:
         return [error.errno]
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, hashlib.sha256(ends).hexdigest()]
+
+
+def of_content(identity: list[Any]) -> list[Any]:
+    """What of a file's `identity` a copy of it has as well: its size, and the hash of its ends."""
+    return [identity[0], identity[-1]]
 
 
 def resized(

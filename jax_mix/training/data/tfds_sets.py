@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from jax_mix._checks import suggest
 from jax_mix.training.data.digits import Digits
-from jax_mix.training.data.source import Form, Source, identity, resized
+from jax_mix.training.data.source import Form, Source, identity, of_content, resized
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded
 
@@ -64,12 +64,14 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
                 yield image if image_size is None else resized(image, image_size), example[label_key]
 
     files = sorted(path for path in Path(builder.data_path).iterdir() if path.is_file())
+    known = [(path.name, identity(path)) for path in files]
     return Source(
         name=name,
         class_names=tuple(features[label_key].names),
         counts={"train": splits["train"].num_examples, "test": splits[test].num_examples},
         read=read,
-        made_of=[image_size, str(Path(builder.data_path).resolve()), [[path.name, *identity(path)] for path in files]],
+        made_of=[image_size, str(Path(builder.data_path).resolve()), [[each, *known_by] for each, known_by in known]],
+        content=json.dumps([[each, *of_content(known_by)] for each, known_by in known if "record" in each]),
         encoded=lambda split: _Encoded(
             name, folder, builder, {"train": "train", "test": test}[split], image_key, label_key
         ),

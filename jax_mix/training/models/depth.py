@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,18 @@ class ResidualBlock(nnx.Module):
 
 
 def residual_blocks(model: nnx.Module) -> dict[tuple[Any, ...], ResidualBlock]:
-    """A model's residual blocks by their paths, the first one first: names as in a dictionary, numbers by size."""
+    """A model's residual blocks by their paths, the first one first: names as in a dictionary, numbers by size.
+
+    Numbers in names are by size too: block2 is before block10.
+    """
     found = [(path, module) for path, module in nnx.iter_modules(model) if isinstance(module, ResidualBlock)]
-    return dict(sorted(found, key=lambda each: [(isinstance(part, str), part) for part in each[0]]))
+    return dict(sorted(found, key=lambda each: [_by_size(part) for part in each[0]]))
+
+
+def _by_size(part: Any) -> list[tuple[bool, Any]]:
+    """A key to sort by, of a name or a number in a path."""
+    words = [part] if isinstance(part, int) else re.split(r"(\d+)", str(part))
+    return [(False, int(word)) if str(word).isdecimal() else (True, word) for word in words if word != ""]
 
 
 def set_drop_path(model: nnx.Module, rate: float, name: str) -> None:
@@ -89,10 +99,6 @@ def dropping(model: nnx.Module, key: Key[Array, ""] | None) -> Iterator[None]:
             del block.drop_key
 
 
-# Where the norm behind the last block learns: with that block, as in timm's ViT, or with the head, as in its ConvNeXt.
-_NORM_LEARNS_WITH: dict[str, int] = {"ViT": 0, "ConvNeXt": 1}
-
-
 def layer_rates(model: nnx.Module, decay: float, head: str | None, name: str) -> tuple[tuple[str, float], ...]:
     """How fast each parameter learns: as `decay` to the power of how many layers it is below the head.
 
@@ -112,8 +118,10 @@ def layer_rates(model: nnx.Module, decay: float, head: str | None, name: str) ->
 
     Source: Bao et al., "BEiT", arXiv:2106.08254; `timm.optim.param_groups_layer_decay`.
     """
-    kind = type(model).__name__
-    if kind not in _NORM_LEARNS_WITH:
+    from jax_mix.training.models.convnext import ConvNeXt  # here, as their blocks are of this module
+    from jax_mix.training.models.vit import ViT
+
+    if not isinstance(model, (ViT, ConvNeXt)):
         raise UserError(f"--layer-decay is {decay}, but it is for vit and convnext networks, not for --model {name}.")
     blocks, last = [_dotted(path) for path in residual_blocks(model)], len(residual_blocks(model)) + 1
 
@@ -122,12 +130,10 @@ def layer_rates(model: nnx.Module, decay: float, head: str | None, name: str) ->
         if first == head:
             return last
         if first == "norm":
-            return last - 1 + _NORM_LEARNS_WITH[kind]
+            return last if isinstance(model, ConvNeXt) else last - 1  # with the head, or the last block, as in timm
         for i, block in enumerate(blocks):
-            stage = (
-                f"{block.rsplit('.', 2)[0]}." if kind == "ConvNeXt" else ""
-            )  # its downsampling: with its first block
-            if path.startswith(f"{block}.") or (stage and path.startswith(f"{stage}downsample.")):
+            stage = f"{block.rsplit('.', 2)[0]}.downsample." if isinstance(model, ConvNeXt) else None
+            if path.startswith(f"{block}.") or (stage and path.startswith(stage)):  # that is before its first block
                 return i + 1
         return 0
 
