@@ -150,7 +150,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/data/folder.py", "made_of=[str(root.resolve()), image_size, bits,", "made_of=[str(root.resolve()), bits,", "training/test_depends.py::test_a_cache_is_of_all_that_decoded_images_depend_on"),
     ("training/data/folder.py", "made_of=[str(root.resolve()), image_size, bits, broken,", "made_of=[str(root.resolve()), image_size, broken,", "training/test_depends.py::test_a_cache_is_of_all_that_decoded_images_depend_on"),
     ("training/data/tfds_sets.py", "made_of=[image_size, str(", "made_of=[str(", "training/test_depends.py::test_so_it_is_of_a_set_of_tfds"),
-    ("training/data/dataset.py", "(self.train.label, self.test.label, self", "(self.train.label, self", "training/test_depends.py::test_the_fingerprint_is_another_one_of_other"),
+    ("training/data/dataset.py", "(self.train.label, self.test.label, own", "(self.train.label, own", "training/test_depends.py::test_the_fingerprint_is_another_one_of_other"),
     ("training/data/dataset.py", "own.mean, own.std)", "own.mean)", "training/test_depends.py::test_the_fingerprint_is_another_one_of_other"),
     ("training/data/source.py", "left, top = (wide - columns) // 2, (high - rows) // 2", "left, top = 0, (high - rows) // 2", "training/test_folder.py::test_images_are_scaled_and_cut_square"),
     ("training/data/splitting.py", '_by_hash(those, f"{name}/")[: counts[name]]', "those[: counts[name]]", "training/test_subset.py::test_the_test_images_of_a_folder_are_not_the_first"),
