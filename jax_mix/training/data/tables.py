@@ -207,7 +207,9 @@ def labels_to_test(path: str, root: Path, listing: Listing, table: str, delimite
     """
     found = _Table(path, root, listing, table, delimiter)
     every = sorted(found.labels)
-    return found.labels_of({_TEST: every if found.columns.split is None else _given(found, every)[_TEST]})
+    labels = found.labels_of({_TEST: every if found.columns.split is None else _given(found, every)[_TEST]})
+    _require_tested(found, labels)
+    return labels
 
 
 def _given(found: _Table, every: list[Path]) -> dict[str, list[Path]]:
@@ -242,10 +244,17 @@ def _check(found: _Table, labels: Labels) -> None:
     unlearned = [name for name, there in zip(names, has[_TRAIN], strict=True) if not there]
     untested = [name for name, there in zip(names, has[_TEST], strict=True) if not there]
     require(not unlearned, f"{found.where}: no training image is labelled {some(unlearned)}.")
+    _require_tested(found, labels)
     if found.several and untested:  # they are many, and some are rare
         labels.told.append(f"no test image is labelled {some(untested)}: what is measured of labels is without")
     else:
         require(not untested, f"{found.where}: no test image is labelled {some(untested)}.")
+
+
+def _require_tested(found: _Table, labels: Labels) -> None:
+    """Refuse that no test image has any label: nothing could be measured."""
+    label = labels.label[_TEST]
+    require(bool(_present(label, len(labels.class_names)).any()), f"{found.where}: no test image has a label.")
 
 
 def _present(label: Any, classes: int) -> Any:
