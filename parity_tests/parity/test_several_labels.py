@@ -11,7 +11,6 @@ from timm.loss import BinaryCrossEntropy
 import jax_mix
 from jax_mix.training import evaluation, tasks
 from jax_mix.training.losses import Loss
-from parity_tests.parity.twins import precision
 from parity_tests.tolerances import assert_close
 
 N, CLASSES = 6, 4
@@ -38,7 +37,7 @@ def test_the_loss_and_its_gradient_are_timms_and_torchs(batch, name, threshold, 
     theirs.backward()
     if name == "bce" and threshold is None:
         assert_close(theirs.item(), torch.nn.BCEWithLogitsLoss()(x, target).item(), "loss float64")
-    with precision("float64"):
+    with jax.enable_x64(True):
         draw = jax_mix.Mix(jnp.asarray(lam[:, 0]), jnp.arange(N)[::-1]) if mixed else None
 
         def ours(logits):

@@ -99,9 +99,13 @@ def test_one_label_a_file_is_as_a_folder_of_classes(photos, tmp_path, capsys):
     flags = "file,even,odd\n" + "".join(f"{file},{1 - i % 2},{i % 2}\n" for i, file in enumerate(FILES))
     again = load(photos, tmp_path, flags)  # one 1 a row
     np.testing.assert_array_equal(again.train.label, dataset.train.label, strict=True)
-    split = ONE.replace("age", "split").replace(";3\n", ";valid\n", 10).replace(";3\n", ";Train\n", 20)
+    sides = ["valid"] * 10 + ["Train"] * 20 + ["test"] * 8  # of two files it says nothing
+    rows = [
+        f"{file},{'odd' if i % 2 else 'even'},{side}\n"
+        for i, (file, side) in enumerate(zip(FILES, sides, strict=False))
+    ]
     capsys.readouterr()
-    given = load(photos, tmp_path, split.replace(";3\n", ";test\n", 8).replace(f"{FILES[-2]};even;3\n", "")[:-16])
+    given = load(photos, tmp_path, "file,species,split\n" + "".join(rows))
     assert (sorted(numbers(given.test)), len(given.train.label)) == (list(range(30, 38)), 20)
     said = capsys.readouterr().err
     assert "left out: 10 images of the validation, as there is a test" in said
@@ -120,12 +124,15 @@ WRONG = {
     "one column": ("file\n00.png\n", ["one column, 'file', and needs two"]),
     "two columns of a name": ("file,file\n00.png,x\n", ["two columns called 'file'"]),
     "a row that is short": (ONE + "00.png;odd\n", ["2 cells in line 42, and its first line has 3"]),
-    "a split of no name": (SEVERAL.replace("True", "perhaps"), ["'is_valid' must be True or False", "got 'perhaps' in line 2"]),
-    "no test": (SEVERAL.replace("True", "False"), ["has no file for the test"]),
-    "no training": (ONE.replace("age", "is_valid").replace(";odd;3", ";odd;1").replace(";3\n", ";0\n"), ["no training image is labelled odd"]),
+    "a split of no name": (ONE.replace("age", "is_valid"), ["'is_valid' must be True or False", "got '3' in line 2"]),
+    "no test": (ONE.replace("age", "is_valid").replace(";3", ";0"), ["has no file for the test"]),
+    "no training": (
+        ONE.replace("age", "is_valid").replace("odd;3", "odd;1").replace(";3", ";0"),
+        ["no training image is labelled odd"],
+    ),
     "empty": ("", ["must have a line that names its columns"]),
     "half a quote": (ONE + '"x', ["cannot be read as a table"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "told"), WRONG.values(), ids=WRONG)
@@ -164,25 +171,8 @@ def finished(photos, tmp_path_factory):
     """The folder of a run of several labels, and the data it was made of."""
     out = tmp_path_factory.mktemp("run")
     given = flags(photos, out, SEVERAL)
-    rest = [
-        "--model",
-        "mlp",
-        "--mix",
-        "cutmix",
-        "--loss",
-        "bce",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "8",
-        "--accumulate",
-        "2",
-        "--devices",
-        "1",
-        "--name",
-        "it",
-    ]
-    assert train.main([*given, *rest, "--keep-best"]) == 0
+    rest = "--model mlp --mix cutmix --loss bce --epochs 2 --batch-size 8 --devices 1 --name it"
+    assert train.main([*given, *rest.split(), "--keep-best"]) == 0
     config = Config(dataset=given[1], labels=given[3], label_delim=" ", loss="bce", cache_dir=given[7])
     return out / "it", build.load(config)
 
@@ -222,7 +212,7 @@ def exported_of(folder, out):
 
 
 def test_a_run_of_several_labels_is_measured_on_others(finished, photos, tmp_path, capsys):
-    folder, dataset = finished
+    folder, _ = finished
     assert train.main(["evaluate", str(folder), "--out", str(tmp_path)]) == 0
     own = json.loads((tmp_path / "evaluation.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
