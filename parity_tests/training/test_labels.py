@@ -101,7 +101,7 @@ def test_one_label_a_file_is_as_a_folder_of_classes(photos, tmp_path, capsys):
     np.testing.assert_array_equal(again.train.label, dataset.train.label, strict=True)
     sides = ["valid"] * 10 + ["Train"] * 20 + ["test"] * 8  # of two files it says nothing
     rows = [
-        f"{file},{'odd' if i % 2 else 'even'},{side}\n"
+        f"{file},{'odd' if i % 2 else 'zero'},{side}\n"
         for i, (file, side) in enumerate(zip(FILES, sides, strict=False))
     ]
     capsys.readouterr()
@@ -117,7 +117,7 @@ WRONG = {
     "a row of no file": (ONE + "x.png;odd;1\ny.png;odd;1\n", ["2 rows, the first in line 42, 'x.png'", "of no image"]),
     "two labels": (ONE + "00.png;odd;3\n", ["1 row, the first in line 42, '00.png'", "with other labels"]),
     "no label": (ONE.replace(";odd;", ";;"), ["20 rows, the first in line 3, 'sub/01.png', without a label"]),
-    "one class": (ONE.replace(";odd;", ";even;"), ["needs 2 or more different labels, got even"]),
+    "one class": (ONE.replace(";odd;", ";even;"), ["needs two or more different labels, got even"]),
     "a class of one": (ONE.replace(";odd;", ";seldom;", 1), ["1 label of a single file, seldom", "--label-delim ' '"]),
     "no header": (ONE.partition("\n")[2], ["first line must name the columns, and has the image '00.png'"]),
     "no column of files": ("a,b\n1,2\n", ["no column has names of images in", "such as '00.png'"]),
@@ -148,6 +148,13 @@ def test_what_is_wrong_with_a_table_is_told(text, told, photos, tmp_path):
 def flags(photos, tmp_path, text, delimiter=" "):
     table = ["--labels", written(tmp_path, text), *(["--label-delim", delimiter] if delimiter else [])]
     return ["--dataset", str(photos), *table, "--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path)]
+
+
+def test_a_delimiter_that_is_nowhere_is_told(photos, tmp_path):
+    with pytest.raises(UserError, match=r"^--label-delim is '\|', but each file has one label, such as 'even'"):
+        load(photos, tmp_path, ONE, "|")
+    with pytest.raises(UserError, match="no file has a label"):
+        load(photos, tmp_path, "file,label\n00.png,\nsub/01.png,\n", " ")
 
 
 NOT_OF_SEVERAL = {

@@ -185,7 +185,8 @@ def read_labels(
 
     Raises:
       UserError: the table cannot be read; rows are of no image, or unlike for the same one, or have no label; there
-        are less than two classes; a class is in only one of training and test.
+        are less than two classes; a class is in only one of training and test; no file has several labels, or none,
+        with a delimiter.
     """
     found = _Table(path, root, listing, table, delimiter)
     every = sorted(found.labels)
@@ -238,8 +239,13 @@ def _drawn(found: _Table, every: list[Path], fraction: float) -> tuple[list[Path
 
 def _check(found: _Table, labels: Labels) -> None:
     names = labels.class_names
-    least = 1 if found.several else 2
-    require(len(names) >= least, f"{found.where} needs {least} or more different labels, got {some(list(names))}.")
+    require(bool(names), f"{found.where}: no file has a label.")
+    require(len(names) > 1 or found.several, f"{found.where} needs two or more different labels, got {names[0]}.")
+    require(
+        found.delimiter is None or any(len(each) != 1 for each in found.labels.values()),
+        f"--label-delim is {found.delimiter!r}, but each file has one label, such as {names[0]!r}: give another, or "
+        "drop it.",
+    )
     has = {side: _present(label, len(names)) for side, label in labels.label.items()}
     unlearned = [name for name, there in zip(names, has[_TRAIN], strict=True) if not there]
     untested = [name for name, there in zip(names, has[_TEST], strict=True) if not there]
