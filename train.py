@@ -32,7 +32,7 @@ from flax import nnx
 
 try:
     from jax_mix._checks import shown, suggest
-    from jax_mix.training import devices
+    from jax_mix.training import devices, tasks
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
@@ -41,7 +41,6 @@ from jax_mix.training.build import described, layers_table, load, prepare, resol
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.command_line import parse
 from jax_mix.training.config import HELP, MAY_DIFFER, OF_EACH_PROCESS, Config
-from jax_mix.training.confusion import in_words
 from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import one_line
 from jax_mix.training.logs import Logs
@@ -137,11 +136,12 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
             raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
-        confusion = run_files.confusion_of(prepared, model)
-        metrics = run_files.metrics_of(history, confusion, dataset.class_names, keep_best=config.keep_best)
-        print(f"test {in_words(metrics)}")
+        task, logits = tasks.of(dataset.test.label), run_files.logits_of(prepared, model)
+        details = task.details(logits, dataset.test.label, dataset.class_names)
+        metrics = run_files.metrics_of(history, details, keep_best=config.keep_best)
+        print(f"test {task.in_words(metrics)}")
         if first:
-            run_files.write_results(folder, prepared, metrics, confusion)
+            run_files.write_results(folder, prepared, metrics, logits)
             print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 

@@ -19,7 +19,7 @@ from jax_mix.compare import page, planar
 from jax_mix.compare.cells import Cells, Record, failed
 from jax_mix.compare.seeds import is_faster
 from jax_mix.compare.settings import QUICK, Cell, Comparison
-from jax_mix.training import data, devices, signals
+from jax_mix.training import data, devices, signals, tasks
 from jax_mix.training.build import load, make_model, make_recipe, resolve, split_seed
 from jax_mix.training.command_line import parse
 from jax_mix.training.errors import Stopped, UserError, require
@@ -66,6 +66,8 @@ def run(comparison: Comparison, command: str) -> Path:
         check_apart(comparison.weights, folder)
     check_writable(folder)
     dataset = load(comparison)
+    told = "--labels gives images several labels each, and what compare measures is of one: see python train.py."
+    require(not tasks.of(dataset.train.label).several, told)
     print(dataset)
     reasons = _impossible(comparison, dataset)
     with locked(folder):

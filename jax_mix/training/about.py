@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import jax_mix
-from jax_mix.training import cropping, methods
+from jax_mix.training import cropping, methods, tasks
 from jax_mix.training.build import Prepared, told_data
 from jax_mix.training.checkpoints import resuming
 from jax_mix.training.environment import environment
@@ -41,9 +41,9 @@ class About:
       dataset: the name of the data, and their fingerprint.
       versions: of Python and the packages.
       loss: what was trained with.
-      probabilities: what they are of the logits, after any loss: the softmax, also of the logits of a binary
+      probabilities: what they are of the logits, after any loss: "softmax", also of the logits of a binary
         cross-entropy, whose sigmoids say of each class by itself how likely it is. Given that an image is of one class
-        alone, those of the sigmoids are the softmax.
+        alone, those of the sigmoids are the softmax. Where an image has any number of labels: "sigmoid".
       test_crop: the part of an image's shorter side that is kept; None: all, as in the runs before there was one.
     """
 
@@ -99,6 +99,7 @@ def write_about(folder: Path, prepared: Prepared) -> None:
         dataset=told_data(config, dataset),
         versions={"python": found["python"], "jax_mix": jax_mix.__version__, **found["versions"]},
         loss=config.loss or "cross_entropy",
+        probabilities=tasks.of(dataset.train.label).probabilities,
         test_crop=None if (crops := cropping.of(config)) is None else crops.test_crop,
     )
     write_json(folder / _FILE, dataclasses.asdict(about))
@@ -166,6 +167,8 @@ def _check(about: About) -> None:
         raise ValueError("mean and std must be of each channel")
     if min(height, width, channels, *about.std) <= 0 or not all(isinstance(name, str) for name in about.class_names):
         raise ValueError("image_shape, std or class_names cannot be right")
+    if about.probabilities not in (tasks.ONE.probabilities, tasks.SEVERAL.probabilities):
+        raise ValueError("probabilities must be softmax or sigmoid")
     if about.test_crop is not None and not 0 < about.test_crop <= 1:
         raise ValueError("test_crop must be positive, and at most 1")
 

@@ -15,7 +15,18 @@ from flax import nnx
 from jax.sharding import Mesh
 
 import jax_mix
-from jax_mix.training import cropping, data, devices, methods, models, optimizers, sharding, weights, weights_files
+from jax_mix.training import (
+    cropping,
+    data,
+    devices,
+    methods,
+    models,
+    optimizers,
+    sharding,
+    tasks,
+    weights,
+    weights_files,
+)
 from jax_mix.training.balance import BALANCED, weights_of
 from jax_mix.training.config import Config
 from jax_mix.training.errors import UserError, require
@@ -77,7 +88,10 @@ def load(config: Config) -> data.Dataset:
         broken_images=config.broken_images,
         cache_dir=config.cache_dir,
         cropping=cropping.of(config),
+        labels=config.labels,
+        label_delim=config.label_delim,
     )
+    tasks.check(config, dataset.train.label)
     if config.train_images is not None:
         dataset = data.take(dataset, config.train_images)
     dataset = data.corrupt_labels(dataset, config.label_noise, split_seed(config)[4])

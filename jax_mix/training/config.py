@@ -66,7 +66,12 @@ class DataFlags:
     train_images: Count | None = None  # how many of the training images are used, drawn at random; None: all
     label_noise: Share = 0.0  # share of training labels that are drawn anew, to see what wrong labels do
     image_size: Side | None = None  # side to which images are resized, and cut square; None: they are of one size
-    # share of a folder's images for the test, if it has no test folder; None: 0.2
+    # a table, .csv, of a folder's files and their labels, a header first; None: labels are the names of its folders
+    labels: str | None = None
+    # what stands between the labels of a file in that table, as " " or ";", where each has any number; None: each has
+    # one, but where the table has a column of 0 and 1 for each label
+    label_delim: str | None = None
+    # share of a folder's images for the test, if neither folders nor --labels say which; None: 0.2
     test_fraction: Between0And1 | None = None
     # folder: all in a subfolder of a class, a patient's or a video's, go together to training or the test; image: each
     # by itself; None: image, but subfolders that could be the classes are refused
@@ -129,7 +134,8 @@ class OptimisationFlags:
     ema: Between0And1 | None = None  # decay of averaged weights, say 0.999, which are then evaluated; None: no average
     # epochs from one look at the test images to the next, the last of which is always taken; None: after each
     evaluate_every: Count | None = None
-    patience: Count | None = None  # end after so many epochs without one of higher test accuracy; None: after --epochs
+    # end after so many epochs without one of higher test accuracy (mean average precision); None: after --epochs
+    patience: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +167,7 @@ class CheckpointFlags:
 
     resume: bool = False  # --resume runs/NAME: continue it, with its flags; alone: the run that the other flags name
     checkpoint_every: Count | None = None  # steps between checkpoints; None: those of an epoch
-    keep_best: bool = False  # keep the epoch of the highest test accuracy besides the last
+    keep_best: bool = False  # keep the epoch of the highest test accuracy (mean average precision) besides the last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +268,17 @@ class Config(
         )
 
     def _check_data_and_schedule(self) -> None:
+        delimiter, split_by = self.label_delim, self.split_by
+        require(
+            delimiter is None or self.labels is not None,
+            f"--label-delim is {delimiter!r}, but there is no table: give --labels FILE.csv.",
+        )
+        require(delimiter != "", "--label-delim must be a letter or more, as ' ' or ';', got ''.")
+        require(
+            split_by is None or self.labels is None,
+            f"--split-by is {split_by}, of folders that are classes, and --labels says what is on images: drop it; a "
+            "column is_valid in the table can say which are for the test.",
+        )
         require(self.workers == 0 or self.feed != "device", f"--workers is {self.workers}, but --feed device has none.")
         require(
             self.schedule == "step" or self.milestones == Config.milestones,

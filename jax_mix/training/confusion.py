@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jax_mix.training import plots
 from jax_mix.training.files import write_atomically
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def summary(confusion: Int[np.ndarray, "classes classes"], class_names: Sequence
     }
 
 
-def in_words(metrics: dict[str, Any]) -> str:
+def in_words(metrics: Mapping[str, Any]) -> str:
     """A line of accuracy, the share of the largest class, NLL and ECE."""
     largest = metrics["largest_class"]
     return (
@@ -71,6 +70,8 @@ def write_confusion(
     folder: Path, confusion: Int[np.ndarray, "classes classes"], class_names: Sequence[str], *, title: str
 ) -> None:
     """Write confusion_matrix.csv, whose first row and column are the names of classes, and the picture of it."""
+    from jax_mix.training import plots  # here, as a network is used without pictures
+
     with write_atomically(folder / "confusion_matrix.csv") as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["is \\ taken for", *class_names])

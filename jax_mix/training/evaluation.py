@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import NamedSharding
 
 from jax_mix.training import devices
 from jax_mix.training.data import Dataset, Examples, Normalize, rows_from_host
+from jax_mix.training.data.labels import are_several
 from jax_mix.training.errors import TrainingFailed
 from jax_mix.training.sharding import gathered, is_split
 
@@ -69,7 +71,7 @@ def reliability(logits: Float[Array, "n classes"], label: Int[Array, " n"], *, b
 def evaluate(
     model: Any, data: Dataset, sharding: NamedSharding | None = None, watched: Examples | None = None
 ) -> dict[str, float]:
-    """Accuracy, NLL and ECE of an NNX model on the test images, each of which counts once.
+    """What `measure` tells of an NNX model on the test images, each of which counts once.
 
     Args:
       model: is left in training mode.
@@ -78,7 +80,7 @@ def evaluate(
       watched: training images, to see how well the model fits them as they are; None: none.
 
     Returns:
-      `{"accuracy": ..., "nll": ..., "ece": ...}`; of those watched "fit_accuracy" and "fit_nll" too.
+      That; of images watched, of one class each, "fit_accuracy" and "fit_nll" too.
 
     Raises:
       TrainingFailed: a logit of a test image is infinite or nan.
@@ -101,8 +103,46 @@ def evaluate(
 
 
 def measure(logits: Any, label: Any) -> dict[str, float]:
-    """`{"accuracy": ..., "nll": ..., "ece": ...}` of logits, float32 `[n, classes]`, and labels, int `[n]`."""
-    return {k: float(v) for k, v in _measure(logits, label).items()}
+    """`{"accuracy": ..., "nll": ..., "ece": ...}` of logits, float32 `[n, classes]`, and labels, int `[n]`.
+
+    Of several labels an image, `[n, classes]` of 0 and 1, `{"mean_average_precision": ..., "bce": ...,
+    "label_accuracy": ...}`: over the labels that an image has at all; the binary cross-entropy, in nats; and the share
+    of labels that are on the right side of a probability of 0.5, fastai's `accuracy_multi`.
+    """
+    if not are_several(label):
+        return {k: float(v) for k, v in _measure(logits, label).items()}
+    logits, label = np.asarray(logits), np.asarray(label)
+    of_labels = average_precisions(logits, label)
+    return {
+        "mean_average_precision": float(of_labels[np.isfinite(of_labels)].mean()),
+        "bce": float(_binary_cross_entropy(logits, label)),
+        "label_accuracy": float(np.mean((logits > 0) == (label > 0))),
+    }
+
+
+def average_precisions(
+    scores: Float[np.ndarray, "n classes"], label: Float[np.ndarray, "n classes"]
+) -> Float[np.ndarray, " classes"]:
+    """Of each label its average precision, float64 `[classes]`; nan of one that no image has.
+
+    It is the mean, over the images that have the label, of the precision among those that score as high or higher.
+
+    Args:
+      scores: logits, or probabilities.
+      label: 0 or 1.
+
+    Source: scikit-learn's `average_precision_score`.
+
+    >>> average_precisions(np.array([[3.0], [2.0], [1.0]]), np.array([[1], [0], [1]])).round(4)
+    array([0.8333])
+    """
+    found = np.full(label.shape[1], np.nan)
+    for k, (score, has) in enumerate(zip(scores.T, label.T > 0, strict=True)):
+        ascending, of_those = np.sort(score), np.sort(score[has])
+        as_high = (len(those) - np.searchsorted(those, of_those) for those in (of_those, ascending))
+        if len(of_those):
+            found[k] = np.mean(np.divide(*as_high))
+    return found
 
 
 def predict(
@@ -145,6 +185,11 @@ def _logits(
     logits = model(normalize(image)).astype(jnp.float32)
     nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each batch another program
     return jax.lax.with_sharding_constraint(logits, everywhere)  # every process gets all of them
+
+
+@jax.jit
+def _binary_cross_entropy(logits: Float[Array, "n classes"], label: Float[Array, "n classes"]) -> Float[Array, ""]:
+    return optax.sigmoid_binary_cross_entropy(logits, label).mean()
 
 
 @jax.jit

@@ -83,7 +83,7 @@ def exported(trained: Trained) -> jax.export.Exported:
     def probabilities(image: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         model = nnx.merge(graphdef, state)
         logits = model(trained.normalize(fit(image, rows, columns, trained.about.test_crop))).astype(jnp.float32)
-        return jax.nn.softmax(logits)
+        return trained.task.of_logits(logits)
 
     shape = jax.export.symbolic_shape(f"batch, height, width, {channels}")
     try:

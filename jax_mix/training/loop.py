@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from tqdm.auto import tqdm
 
-from jax_mix.training import data, devices, sharding, signals
+from jax_mix.training import data, devices, sharding, signals, tasks
 from jax_mix.training.balance import BALANCED
 from jax_mix.training.build import Prepared, make_learner, split_seed
 from jax_mix.training.checkpoints import Checkpoints, is_finite
@@ -47,8 +47,8 @@ def train(
     Returns:
       The model, or that of averaged weights; and for each epoch that was evaluated its "epoch", the "step" it ended
       with, its mean training "loss", the mean "train_accuracy" of batches as they were mixed, and, on the test images,
-      "accuracy", "nll" and "ece"; with `watched` what `evaluate` adds. An epoch that a version without it has begun
-      has no "train_accuracy".
+      what `measure` tells: of one class an image "accuracy", "nll" and "ece"; with `watched` what `evaluate` adds. An
+      epoch that a version without it has begun has no "train_accuracy".
 
     Raises:
       UserError: the checkpoints cannot be used.
@@ -163,14 +163,18 @@ def train_accuracy(hits: Sequence[Any], steps: int) -> dict[str, float]:
 
 def told_of(record: dict[str, float]) -> dict[str, str]:
     """An epoch in the progress bar."""
-    accuracies = {"train": record.get("train_accuracy"), "test": record["accuracy"]}
-    told = {f"{name}_accuracy": f"{value:.2%}" for name, value in accuracies.items() if value is not None}
+    best = tasks.of_record(record).best
+    shown = {"train_accuracy": record.get("train_accuracy"), f"test_{best}": record[best]}
+    told = {name: f"{value:.2%}" for name, value in shown.items() if value is not None}
     return {"epoch": f"{record['epoch']:.0f}", "loss": f"{record['loss']:.3f}", **told}
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The record of the highest test accuracy; of several the one of the lowest NLL, and of these the first."""
-    return max(history, key=lambda record: (record["accuracy"], -record["nll"]))
+    """The record of the highest test accuracy; of several the one of the lowest NLL, and of these the first.
+
+    Of several labels an image, that of the highest mean average precision, and the lowest BCE.
+    """
+    return max(history, key=tasks.of_record(history[0]).score)
 
 
 def has_ended(history: Sequence[dict[str, float]], patience: int | None) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 import jax_mix
+from jax_mix.training.data.labels import are_several
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -22,6 +23,8 @@ LossName = Literal["cross_entropy", "bce", "bce_sum"]
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """The loss of a mixed batch: of logits, float `[batch, classes]`, labels, int `[batch]`, and the batch's draw.
+
+    The labels may be several an image, `[batch, classes]` of 0 and 1, but with "cross_entropy"; they are not smoothed.
 
     >>> losses = Loss("bce", target_threshold=0.2)(jnp.array([[2.0, 0.0]]), jnp.array([0]), None)
     >>> losses.round(4)
@@ -52,7 +55,7 @@ class Loss:
             weights = None if self.class_weights is None else np.asarray(self.class_weights, np.float32)
             return jax_mix.mixed_loss(cross_entropy(self.label_smoothing), logits, label, mix, class_weights=weights)
         logits = _at_least_float32(logits)
-        target = _smoothed(label, logits, self.label_smoothing)
+        target = label.astype(logits.dtype) if are_several(label) else _smoothed(label, logits, self.label_smoothing)
         target = target if mix is None else mix.targets(target)
         if self.target_threshold is not None:
             target = (target > self.target_threshold).astype(target.dtype)

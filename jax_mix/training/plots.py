@@ -15,6 +15,7 @@ from matplotlib.figure import Figure  # not pyplot, which would want a display
 
 from jax_mix import Mix, plot
 from jax_mix.plot import PLAIN_TEXT
+from jax_mix.training import tasks
 from jax_mix.training.files import write_atomically
 
 if TYPE_CHECKING:
@@ -25,16 +26,17 @@ _NAMED, _COUNTED = 60, 30  # classes, at most, whose names and numbers a confusi
 
 @mpl.rc_context(PLAIN_TEXT)
 def plot_learning_curve(path: Path, history: Sequence[dict[str, float]], *, title: str) -> None:
-    """Write a PNG of a history: for each epoch a dict of "epoch", "loss", "nll" and "accuracy"."""
+    """Write a PNG of a history: for each epoch a dict of "epoch", "loss", and what was measured, "nll", "accuracy"."""
+    task = tasks.of_record(history[0])
     epoch = [record["epoch"] for record in history]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(epoch, [record["loss"] for record in history], "o-", markersize=3, label="training loss, mixed batches")
-    left.plot(epoch, [record["nll"] for record in history], "o-", markersize=3, label="test NLL")
+    left.plot(epoch, [record[task.loss] for record in history], "o-", markersize=3, label=f"test {task.loss.upper()}")
     left.set(xlabel="epoch", ylabel="nats", ylim=(0, None))
     left.legend()
-    right.plot(epoch, [100 * record["accuracy"] for record in history], "o-", markersize=3, color="tab:green")
-    right.set(xlabel="epoch", ylabel="test accuracy, %")
+    right.plot(epoch, [100 * record[task.best] for record in history], "o-", markersize=3, color="tab:green")
+    right.set(xlabel="epoch", ylabel=f"test {task.best.replace('_', ' ')}, %")
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -59,7 +61,7 @@ def plot_mixed_batch(
     Args:
       path: where to.
       image: uint8 `[batch, height, width, channels]`, 1 or 3 channels; the brightest is white.
-      label: int `[batch]`.
+      label: int `[batch]`, or of several labels `[batch, classes]`.
       class_names: of every class.
       mix: the batch's draw, not traced; None shows the images alone.
       limit: how many images.

@@ -9,9 +9,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-import jax
 import numpy as np
 from tyro.conf import Positional
 
@@ -41,9 +40,18 @@ class Options:
     format: Literal["table", "csv", "json"] | None = None  # None: as --out ends; else a table
     best: bool = False  # take the best epoch, of a run with --keep-best, not the last
     out: str | None = None  # file to write to; None: it is printed
-    top: Count = 3  # how many classes of each image, the most probable first
+    # how many classes of each image, the most probable first; None: 3, or all where an image has any number of labels
+    top: Count | None = None
     batch_size: Count = 100  # images at once
     broken_images: BrokenImages = "stop"  # at a file that is no image: stop, or name it and go on
+
+
+class _Predicted(NamedTuple):
+    """Of an image: its name, classes with their probabilities, and where it has any number of labels, these."""
+
+    image: str
+    classes: list[tuple[str, float]]
+    labels: list[str] | None  # those above 0.5
 
 
 def main(args: Sequence[str]) -> None:
@@ -59,12 +67,16 @@ def main(args: Sequence[str]) -> None:
         require(out.parent.is_dir(), f"--out: there is no folder '{out.parent}'.")
     trained = load_run(options.run, best=options.best)
     files = find_images(options.images)
-    predicted: list[tuple[str, list[tuple[str, float]]]] = []
+    names, task = trained.class_names, trained.task
+    top = options.top or (len(names) if task.several else 3)
+    predicted: list[_Predicted] = []
     for numbers, images in read_images(trained, files, batch_size=options.batch_size, broken=options.broken_images):
-        probabilities = np.asarray(jax.nn.softmax(trained.logits(images, batch_size=options.batch_size)))
+        probabilities = np.asarray(task.of_logits(trained.logits(images, batch_size=options.batch_size)))
         for i, row in zip(numbers, probabilities, strict=True):
-            first = np.argsort(-row, kind="stable")[: options.top]
-            predicted.append((printable(str(files[i])), [(trained.class_names[k], float(row[k])) for k in first]))
+            order = np.argsort(-row, kind="stable")
+            labels = [names[k] for k in order if row[k] > 0.5] if task.several else None
+            classes = [(names[k], float(row[k])) for k in order[:top]]
+            predicted.append(_Predicted(printable(str(files[i])), classes, labels))
     require(bool(predicted), "none of the files could be read as an image.")
     text = _TEXTS[options.format or _by_ending(out)](predicted)
     if out is None:
@@ -106,28 +118,34 @@ def _by_ending(out: Path | None) -> str:
     return ending if ending in _TEXTS else "table"
 
 
-def _table(predicted: Any) -> str:
-    wide = max(len(name) for name, _ in predicted)
-    lines = (
-        f"{name:<{wide}}  " + "  ".join(f"{class_name} {probability:.2%}" for class_name, probability in classes)
-        for name, classes in predicted
-    )
+def _table(predicted: list[_Predicted]) -> str:
+    wide = max(len(each.image) for each in predicted)
+    lines = []
+    for image, classes, labels in predicted:
+        told = "  ".join(f"{class_name} {probability:.2%}" for class_name, probability in classes)
+        lines.append(f"{image:<{wide}}  " + ("" if labels is None else f"[{', '.join(labels)}]  ") + told)
     return "".join(f"{line}\n" for line in lines)
 
 
-def _csv(predicted: Any) -> str:
+def _csv(predicted: list[_Predicted]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    columns = range(1, 1 + max(len(classes) for _, classes in predicted))
-    rows.writerow(["image", *(f"{what}_{i}" for i in columns for what in ("class", "probability"))])
-    rows.writerows([name, *(each for pair in classes for each in pair)] for name, classes in predicted)
+    columns = range(1, 1 + max(len(each.classes) for each in predicted))
+    has_labels = ["labels"] * (predicted[0].labels is not None)
+    rows.writerow(["image", *has_labels, *(f"{what}_{i}" for i in columns for what in ("class", "probability"))])
+    for image, classes, labels in predicted:
+        rows.writerow(
+            [image, *([] if labels is None else [";".join(labels)]), *(each for pair in classes for each in pair)]
+        )
     return text.getvalue()
 
 
-def _json(predicted: Any) -> str:
+def _json(predicted: list[_Predicted]) -> str:
     records = [
-        {"image": name, "classes": [{"class": class_name, "probability": p} for class_name, p in classes]}
-        for name, classes in predicted
+        {"image": image}
+        | ({} if labels is None else {"labels": labels})
+        | {"classes": [{"class": class_name, "probability": p} for class_name, p in classes]}
+        for image, classes, labels in predicted
     ]
     return json.dumps(records, indent=2, ensure_ascii=False) + "\n"
 

@@ -7,18 +7,18 @@ import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import nnx
 
-from jax_mix.training import about, data, devices, plots
+from jax_mix.training import about, data, devices, plots, tasks
 from jax_mix.training.build import Prepared, described, split_seed
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import HERE, Config
-from jax_mix.training.confusion import confusion_matrix, summary, write_confusion
+from jax_mix.training.confusion import confusion_matrix, write_confusion
 from jax_mix.training.errors import require
 from jax_mix.training.evaluation import predict
 from jax_mix.training.files import (
@@ -35,7 +35,7 @@ from jax_mix.training.loop import best_epoch
 from jax_mix.training.methods import file_name
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float
 
 # metrics.json first: without it a run is not finished.
 _LEFT = (
@@ -143,14 +143,14 @@ def write_beginning(folder: Path, prepared: Prepared, *, anew: bool) -> None:
     about.write_about(folder, prepared)
 
 
-def confusion_of(prepared: Prepared, model: nnx.Module) -> Int[np.ndarray, "classes classes"]:
-    """Which classes of the test images are taken for which: see `confusion_matrix`. Every process calls this."""
+def logits_of(prepared: Prepared, model: nnx.Module) -> Float[np.ndarray, "n classes"]:
+    """Of the test images. Every process calls this."""
     config, dataset, _, _ = prepared
     model.eval()
     sharding = devices.split(devices.make_mesh(config.devices))
     logits = predict(model, dataset.normalize, dataset.test.image, sharding)
     model.train()
-    return confusion_matrix(logits, dataset.test.label)
+    return logits
 
 
 def best_checkpoints(
@@ -160,24 +160,18 @@ def best_checkpoints(
     return Checkpoints(folder / "best", described(config, dataset)) if config.keep_best else contextlib.nullcontext()
 
 
-def metrics_of(
-    history: list[dict[str, float]],
-    confusion: Int[np.ndarray, "classes classes"],
-    class_names: Sequence[str],
-    *,
-    keep_best: bool = False,
-) -> dict[str, Any]:
-    """What is in metrics.json: the last epoch's "accuracy", "nll" and "ece"; what `summary` says; "history", whole.
+def metrics_of(history: list[dict[str, float]], details: dict[str, Any], *, keep_best: bool = False) -> dict[str, Any]:
+    """What is in metrics.json: what the last epoch has measured; the task's `details`; "history", whole.
 
     With `keep_best` also "best", the record of that epoch in "history".
     """
-    last = {name: history[-1][name] for name in ("accuracy", "nll", "ece")}
+    last = {name: history[-1][name] for name in tasks.of_record(history[-1]).measured}
     best = {"best": best_epoch(history)} if keep_best else {}
-    return last | best | summary(confusion, class_names) | {"history": history}
+    return last | best | details | {"history": history}
 
 
 def write_results(
-    folder: Path, prepared: Prepared, metrics: dict[str, Any], confusion: Int[np.ndarray, "classes classes"]
+    folder: Path, prepared: Prepared, metrics: dict[str, Any], logits: Float[np.ndarray, "n classes"]
 ) -> None:
     """Write what a finished run leaves: pictures, then metrics.json, by which it is known to be finished.
 
@@ -185,7 +179,7 @@ def write_results(
       folder: of the run.
       prepared: what was trained, on what, and how.
       metrics: as `metrics_of` gives them.
-      confusion: as `confusion_of` gives it.
+      logits: as `logits_of` gives them.
     """
     config, dataset, _, recipe = prepared
     write_config(folder, config)  # what may differ in a run that was resumed
@@ -195,7 +189,11 @@ def write_results(
     image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
     mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
-    write_confusion(folder, confusion, dataset.class_names, title=f"{name}, test images")
+    task = tasks.of(dataset.test.label)
+    if not task.several:
+        confusion = confusion_matrix(logits, dataset.test.label)
+        write_confusion(folder, confusion, dataset.class_names, title=f"{name}, test images")
     write_json(folder / "metrics.json", metrics)
     if best := metrics.get("best"):
-        print(f"epoch {best['epoch']} has the highest test accuracy, {best['accuracy']:.2%}, and is kept too")
+        what = task.best.replace("_", " ")
+        print(f"epoch {best['epoch']} has the highest test {what}, {best[task.best]:.2%}, and is kept too")

@@ -13,8 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 import jax_mix
-from jax_mix._metrics import mixed_hits
-from jax_mix.training import data, models, sharding
+from jax_mix.training import data, models, sharding, tasks
 from jax_mix.training.ema import update_average
 from jax_mix.training.errors import require
 from jax_mix.training.losses import CROSS_ENTROPY, Loss
@@ -29,7 +28,7 @@ _DROPPED = 0xD509
 
 
 class Measured(NamedTuple):
-    """Of a batch as it was mixed, float32 `[]` each: its loss, and its accuracy as `jax_mix.MixedAccuracy` counts."""
+    """Of a batch as it was mixed, float32 `[]` each: its loss, and its accuracy as its task counts hits."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
@@ -92,7 +91,7 @@ def loss_and_gradients(
             logits = jax_mix.forward(model, image, mix)  # 2. mix
         nnx.pop(model, nnx.Intermediate)  # what layers have sown would make each step another program
         losses = loss(logits, label, mix)  # 3. loss
-        return losses.mean(), mixed_hits(logits, label, mix).mean()
+        return losses.mean(), tasks.of(label).hits(logits, label, mix).mean()
 
     of_model = loss_fn if split_over is None else sharding.gathering(loss_fn, split_over, image)
     measured, grads = nnx.value_and_grad(of_model, has_aux=True)(model)

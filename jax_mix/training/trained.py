@@ -9,12 +9,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_mix.training import evaluation
+from jax_mix.training import evaluation, tasks
 from jax_mix.training.about import About, read_about, read_metrics
 from jax_mix.training.build import make_network
 from jax_mix.training.checkpoints import read_part, resuming
@@ -45,8 +44,13 @@ class Trained:
     bits: int
     about: About
 
+    @property
+    def task(self) -> tasks.Task:
+        """Whether an image is of one class, or has any number of labels; and what follows from it."""
+        return tasks.of_probabilities(self.about.probabilities)
+
     def predict(self, images: Any, *, batch_size: int = 500) -> np.ndarray:
-        """The probability of each class, float32 `[n, classes]`.
+        """The probability of each class, float32 `[n, classes]`: they sum to 1, but where an image has several labels.
 
         Args:
           images: uint8 `[n, height, width, channels]` of any height and width; or a sequence, each of which is an array
@@ -57,7 +61,7 @@ class Trained:
           UserError: an image cannot be read, or used; or a logit is infinite or nan.
         """
         logits = self.logits(self.preprocess(images), batch_size=batch_size)
-        return np.asarray(jax.nn.softmax(logits))
+        return np.asarray(self.task.of_logits(logits))
 
     def logits(self, image: Any, *, batch_size: int = 500) -> np.ndarray:
         """The network's logits, float32 `[n, classes]`, for images as `preprocess` gives them.

@@ -22,7 +22,7 @@ import jax_mix
 from jax_mix.training import data, models, optimizers
 from jax_mix.training.losses import Loss
 from jax_mix.training.models import resnets, torch_names
-from jax_mix.training.weights import from_torch
+from jax_mix.training.models.torch_names import from_torch
 from parity_tests.parity.twins import images, precision, unlike_the_start
 from parity_tests.tolerances import assert_close
 

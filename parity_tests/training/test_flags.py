@@ -223,6 +223,13 @@ BAD_INPUT = {
     "erasing more than always": (["--erasing", "1.5"], ["--erasing must be from 0 to 1", "1.5"]),
     "test crop 0": (["--test-crop", "0"], ["--test-crop must be positive, and at most 1", "0.0"]),
     "compared crops": (["compare", "--augment", "crop", "--image-size", "8"], ["--augment crop is not for compare"]),
+    "a delimiter without a table": (["--label-delim", " "], ["--label-delim is ' '", "give --labels FILE.csv"]),
+    "an empty delimiter": (["--labels", "x.csv", "--label-delim", ""], ["--label-delim must be a letter or more"]),
+    "a table of no folder": (["--labels", "x.csv"], ["--labels is x.csv, but --dataset digits is no folder of images"]),
+    "a table and folders that go together": (
+        ["--labels", "x.csv", "--split-by", "folder"],
+        ["--split-by is folder", "--labels says what is on images", "is_valid"],
+    ),
     "test fraction": (["--test-fraction", "1"], ["--test-fraction", "between 0 and 1", "1.0"]),
     "workers negative": (["--workers", "-1"], ["--workers", "from 0 to", "-1"]),
     "images of a giant": (["--image-size", "100000"], ["--image-size", "from 1 to 4096", "100000"]),

@@ -226,7 +226,7 @@ def test_a_broken_photograph_is_named_when_it_is_met(broken, tmp_path):
     with pytest.raises(UserError, match=told):  # here for mean and deviation
         load(broken.parents[1], tmp_path)
     image = photographs.Photographs(
-        "pets", folder_module._Encoded(broken.parents[1], [[broken]]), [0] * 8, Form(False), ALL
+        "pets", folder_module._Encoded(broken.parents[1], [broken], np.zeros(1, int)), [0] * 8, Form(False), ALL
     )
     given = types.SimpleNamespace(train=data.Examples(image, np.zeros(8, np.int32)))
     with pytest.raises(UserError) as raised:

@@ -13,6 +13,7 @@ import pytest
 import train
 from jax_mix.training.command_line import parse
 from jax_mix.training.config import Config
+from jax_mix.training.confusion import summary
 from jax_mix.training.errors import UserError
 from jax_mix.training.files import locked, write_json, write_jsonl
 from jax_mix.training.run import choose_folder, locked_run, metrics_of, write_config
@@ -183,7 +184,7 @@ def test_what_another_process_finished_meanwhile_stays(tmp_path):
 
 def test_metrics_are_of_the_last_epoch_and_have_the_history():
     history = [{"epoch": k, "step": k, "loss": 2.0, "accuracy": k / 4, "nll": k + 1.0, "ece": k / 8} for k in (1, 3, 2)]
-    metrics = metrics_of(history, np.array([[3, 1], [2, 0]]), ("cat", "dog"))
+    metrics = metrics_of(history, summary(np.array([[3, 1], [2, 0]]), ("cat", "dog")))
     per_class = [{"class": "cat", "images": 4, "accuracy": 0.75}, {"class": "dog", "images": 2, "accuracy": 0.0}]
     of_classes = {"largest_class": {"class": "cat", "share": 4 / 6}, "per_class": per_class}
     assert metrics == {"accuracy": 0.5, "nll": 3.0, "ece": 0.25, **of_classes, "history": history}

@@ -62,6 +62,8 @@ def load(
     broken_images: BrokenImages = "stop",
     cache_dir: str | None = None,
     cropping: Cropping | None = None,
+    labels: str | None = None,
+    label_delim: str | None = None,
 ) -> Dataset:
     """Read a data set: "digits", a TFDS set by name, or a folder of images; see `tfds_sets.open_set` and `open_folder`.
 
@@ -79,9 +81,12 @@ def load(
             split_by=split_by,
             bits=bits,
             broken=broken_images,
+            table=labels,
+            label_delim=label_delim,
         )
     else:
-        for flag, value in {"test-fraction": test_fraction, "split-by": split_by, "bits": bits}.items():
+        given = {"test-fraction": test_fraction, "split-by": split_by, "bits": bits, "labels": labels}
+        for flag, value in given.items():
             require(
                 value is None, f"--{flag} is {value}, but --dataset {name} is no folder of images, ./photos: drop it."
             )

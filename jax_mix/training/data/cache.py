@@ -18,6 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and_std
+from jax_mix.training.data.labels import are_several, as_kept, counts
 from jax_mix.training.data.source import Source
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import as_name, expanded
@@ -142,12 +143,13 @@ def _decode(source: Source, split: str, folder: Path | None) -> Examples:
     """All examples of a split, in memory, or with a `folder` as the files SPLIT_image.npy and SPLIT_label.npy in it."""
     name, n = source.name, source.counts[split]
     images: Any = None
-    labels: Any = np.empty(n, np.int64)
+    labels: Any = None
     read = 0
     with tqdm(total=n, desc=f"reading {name} {split}", unit="image", delay=1, leave=False) as bar:
         for image, label in source.read(split):
             if images is None:
                 images = _empty(folder, f"{split}_image", (n, *image.shape))
+                labels = np.empty((n, *np.shape(label)), np.result_type(label))
             if image.shape != images.shape[1:]:
                 (height, width), (other_height, other_width) = images.shape[1:3], image.shape[:2]
                 raise UserError(
@@ -169,22 +171,24 @@ def _decode(source: Source, split: str, folder: Path | None) -> Examples:
         images = shorter
     if folder:
         images.flush()
-        np.save(folder / f"{split}_label.npy", labels.astype(np.int32))
-    return Examples(images, labels.astype(np.int32))
+        np.save(folder / f"{split}_label.npy", as_kept(labels))
+    return Examples(images, as_kept(labels))
 
 
 def check_labels(source: Source, split: str, labels: Any) -> None:
     """Raise `UserError` if a label is of no class, or the images that could not be read were all of a class."""
     name, classes = source.name, len(source.class_names)
     wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
+    if len(wrong) and not are_several(labels):
         raise UserError(
             f"--dataset {name} has the label {wrong[0]} in its split {split!r} ({len(wrong)} such labels); "
             f"with {classes} classes, labels are 0 to {classes - 1}."
         )
-    if len(labels) < source.counts[split] and (empty := set(range(classes)) - set(labels.tolist())):
+    if are_several(labels) and split == "test":
+        return  # it need not have all
+    if len(labels) < source.counts[split] and (empty := np.flatnonzero(counts(labels, classes) == 0)).size:
         raise UserError(
-            f"--dataset {name} has no image of class {source.class_names[min(empty)]} that can be read "
+            f"--dataset {name} has no image of class {source.class_names[empty[0]]} that can be read "
             f"in its split {split!r}."
         )
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mix._checks import suggest
+from jax_mix.training.data.labels import are_several, counts
 from jax_mix.training.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ _KNOWN = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": ((
 
 
 class Examples(NamedTuple):
-    """A split or a batch: `image` uint8 `[n, height, width, channels]` and `label` int32 `[n]`."""
+    """A split or a batch: `image` uint8 `[n, height, width, channels]` and `label` int32 `[n]`.
+
+    Of images that have several labels, `label` is float32 `[n, classes]`, of 0 and 1.
+    """
 
     image: UInt8[Array, "n height width channels"]
     label: Int[Array, " n"]
@@ -118,14 +122,13 @@ class Dataset:
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.train.image.shape[1:]))
-        counts = f"{len(self.train.label)} training and {len(self.test.label)} test images of {size}"
+        sizes = f"{len(self.train.label)} training and {len(self.test.label)} test images of {size}"
         names = self.class_names
-        train, test = (np.bincount(split.label, minlength=len(names)) for split in (self.train, self.test))
+        train, test = (counts(split.label, len(names)) for split in (self.train, self.test))
         first = [f"{name} {n} and {m}" for name, n, m in zip(names[:_SHOWN], train, test, strict=False)]
+        kind = "labels, any number of them each" if are_several(self.train.label) else "classes"
         more = f"; ... {names[-1]} {train[-1]} and {test[-1]}" if len(names) > _SHOWN else ""
-        return (
-            f"{self.name}: {counts}, {len(names)} classes\ntraining and test images of each: {'; '.join(first)}{more}"
-        )
+        return f"{self.name}: {sizes}, {len(names)} {kind}\ntraining and test images of each: {'; '.join(first)}{more}"
 
 
 def mean_and_std(image: Any, *, chunk: int = _CHUNK) -> tuple[Any, Any]:

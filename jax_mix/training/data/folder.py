@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from jax_mix.training.data.layout import Files, SplitBy, lay_out
 from jax_mix.training.data.listing import Listing, several
 from jax_mix.training.data.source import Form, Source, identity, of_content
 from jax_mix.training.data.splitting import split
+from jax_mix.training.data.tables import Labels, labels_to_test, read_labels
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import expanded, printable
 
@@ -37,8 +38,12 @@ def open_folder(
     split_by: SplitBy | None,
     bits: int | None,
     broken: BrokenImages,
+    table: str | None = None,
+    label_delim: str | None = None,
 ) -> Source:
     """The images under `path`: train/CLASS/* and test/CLASS/* (or other words for these), or CLASS/* alone.
+
+    With a table the folders say nothing, and their labels are those of the table: see `read_labels`.
 
     Without a folder for the test, each class gives its share, those whose paths have the lowest hashes: the same files
     give the same split anywhere.
@@ -51,6 +56,8 @@ def open_folder(
         image, but subfolders that could be classes are refused.
       bits: how many of a 16-bit image's values are used; None: all.
       broken: what to do about a file that cannot be decoded: "stop", or "skip" it and say so.
+      table: a .csv file of the labels; None: they are the folders' names.
+      label_delim: what stands between several labels of a file there; None: each has one.
 
     Raises:
       UserError: there is no such folder; it is not clear what is a class or a split in it; there are less than two
@@ -62,19 +69,13 @@ def open_folder(
     """
     root = _folder(path)
     listing = Listing(root)
-    layout = lay_out(path, root, listing, split_by)
-    train, test = layout.train, layout.test
-    if test is None:
-        train, test = split(path, root, layout.train, test_fraction or 0.2, by_folder=split_by == "folder")
+    if table is None:
+        labels = _labels_of_folders(path, root, listing, test_fraction, split_by)
     else:
-        given = {"--split-by folder": split_by == "folder", f"--test-fraction {test_fraction}": test_fraction}
-        for flag in (flag for flag, is_given in given.items() if is_given):
-            raise UserError(f"--dataset {path} is split already, in folders: drop {flag}.")
-    files = {"train": train, "test": test}
-    class_names = tuple(sorted(train))
-    told = list(layout.told)
+        labels = read_labels(path, root, listing, table, label_delim, test_fraction)
+    files, told = labels.files, list(labels.told)
 
-    every = [file for of_class in files.values() for paths in of_class.values() for file in paths]
+    every = [file for of_split in files.values() for file in of_split]
     headers = _headers(path, root, every, broken)
     sizes = Counter(each.size for each in headers)
     if len(sizes) > 1 and image_size is None:
@@ -98,7 +99,7 @@ def open_folder(
     found: list[str] = []
 
     def read(split: str) -> Iterator[tuple[Any, int]]:
-        labelled = [(file, k) for k, name in enumerate(class_names) for file in files[split][name]]
+        labelled = list(zip(files[split], labels.label[split], strict=True))
         decode = functools.partial(pixels.decode, grey=grey, size=image_size, bits=bits or 16)
         height, width = (image_size, image_size) if image_size else next(iter(sizes), (1, 1))
         many = max(1, min(256, _AT_ONCE // (3 * height * width)))
@@ -119,20 +120,19 @@ def open_folder(
             more = f"--bits {max(8, top.bit_length())} keeps more" if all(each.grey for each in deep) else "scale them"
             found.append(f"16-bit images reach {top} of 65535, which leaves {(top >> 8) + 1} of 256 shades: {more}.")
 
-    splits = {split: [of_class[name] for name in class_names] for split, of_class in files.items()}
-    digest, content = _digests(root, splits)
+    digest, content = _digests(root, labels)
     return Source(
         name=printable(root.resolve().name),
-        class_names=tuple(map(printable, class_names)),
-        counts={split: sum(map(len, of_class)) for split, of_class in splits.items()},
+        class_names=labels.class_names,
+        counts={split: len(of_split) for split, of_split in files.items()},
         read=read,
         made_of=[str(root.resolve()), image_size, bits, broken, digest],
         content=content,
-        encoded=lambda split: _Encoded(root.absolute(), splits[split]),
+        encoded=lambda split: _Encoded(root.absolute(), files[split], labels.label[split]),
         form=Form(grey, bits or 16),
         skips=broken == "skip",
         told=tuple(told),
-        left_out=(*layout.left_out, *listing.left_out),
+        left_out=(*labels.left_out, *listing.left_out),
         found=found,
     )
 
@@ -144,15 +144,16 @@ class _Encoded:
         ": put the file back as it was, and go on with --resume; or begin anew without such files, --broken-images skip"
     )
 
-    def __init__(self, root: Path, classes: list[list[Path]]) -> None:
+    def __init__(self, root: Path, files: list[Path], labels: Any) -> None:
         """
         Args:
           root: the folder.
-          classes: the files of each class.
+          files: the images.
+          labels: of each.
         """
         self._root = os.fsencode(root)
-        self._names = np.array([os.fsencode(os.path.relpath(file, root)) for files in classes for file in files])
-        self._counts = [len(files) for files in classes]
+        self._names = np.array([os.fsencode(os.path.relpath(file, root)) for file in files])
+        self._labels = labels
 
     def contents(self, index: Sequence[int]) -> list[bytes]:
         found = []
@@ -162,7 +163,7 @@ class _Encoded:
         return found
 
     def labels(self) -> Any:
-        return np.repeat(np.arange(len(self._counts)), self._counts)
+        return self._labels
 
     def name(self, number: int) -> str:
         return f"'{os.fsdecode(self._path(number))}'"
@@ -171,26 +172,49 @@ class _Encoded:
         return os.path.join(self._root, bytes(self._names[number]))
 
 
-class Labelled(NamedTuple):
-    """The images of a folder, to measure a network on."""
+def labelled_images(path: str, table: str | None = None, label_delim: str | None = None) -> Labels:
+    """All images under `path`, as "test", if that is CLASS/*; of train/CLASS/* and test/CLASS/* those of the test.
 
-    files: Files
-    told: list[str]  # how the folder was understood
-    left_out: list[str]  # what in it is not used
-
-
-def labelled_images(path: str) -> Labelled:
-    """All images under `path` by class, if that is CLASS/*; of train/CLASS/* and test/CLASS/* those of the test.
+    With a table, those that it has, or has for the test.
 
     Raises:
-      UserError: as `open_folder`, of folders.
+      UserError: as `open_folder`, of folders and tables.
     """
     root = _folder(path)
     listing = Listing(root)
-    layout = lay_out(path, root, listing, "image")
-    files = layout.train if layout.test is None else layout.test
-    named = {printable(name): files[name] for name in sorted(files)}
-    return Labelled(named, layout.told, [*layout.left_out, *listing.left_out])
+    if table is not None:
+        labels = labels_to_test(path, root, listing, table, label_delim)
+    else:
+        layout = lay_out(path, root, listing, "image")
+        files = layout.train if layout.test is None else layout.test
+        labels = _labels({"test": files}, layout.told, layout.left_out)
+    return labels._replace(left_out=[*labels.left_out, *listing.left_out])
+
+
+def _labels_of_folders(
+    path: str, root: Path, listing: Listing, test_fraction: float | None, split_by: SplitBy | None
+) -> Labels:
+    """Images whose labels are the names of their folders."""
+    layout = lay_out(path, root, listing, split_by)
+    train, test = layout.train, layout.test
+    if test is None:
+        train, test = split(path, root, layout.train, test_fraction or 0.2, by_folder=split_by == "folder")
+    else:
+        given = {"--split-by folder": split_by == "folder", f"--test-fraction {test_fraction}": test_fraction}
+        for flag in (flag for flag, is_given in given.items() if is_given):
+            raise UserError(f"--dataset {path} is split already, in folders: drop {flag}.")
+    return _labels({"train": train, "test": test}, layout.told, layout.left_out)
+
+
+def _labels(splits: dict[str, Files], told: list[str], left_out: list[str]) -> Labels:
+    """Of the images of each class, in the order of its name."""
+    names = sorted(next(iter(splits.values())))
+    files = {which: [file for name in names for file in classes[name]] for which, classes in splits.items()}
+    label = {
+        which: np.repeat(np.arange(len(names)), [len(classes[name]) for name in names])
+        for which, classes in splits.items()
+    }
+    return Labels(tuple(map(printable, names)), files, label, told, left_out)
 
 
 def _folder(path: str) -> Path:
@@ -231,17 +255,17 @@ def _cannot_be_read(path: str, root: Path, file: Path, error: Exception) -> str:
     return f"--dataset {path}: {pixels.reason(file, error)} cannot be read; go on without such: --broken-images skip."
 
 
-def _digests(root: Path, splits: dict[str, list[list[Path]]]) -> tuple[str, str]:
+def _digests(root: Path, labels: Labels) -> tuple[str, str]:
     """Others for other files, whatever their times say: a copy keeps them, and another disk may be mounted.
 
     The second one is the same for a copy in another place.
     """
     digest, content = hashlib.sha256(), hashlib.sha256()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for split, classes in splits.items():
-            for label, files in enumerate(classes):
-                for file, made_of in zip(files, pool.map(identity, files), strict=True):
-                    name = [split, label, os.fspath(file.relative_to(root))]
-                    digest.update(repr([*name, made_of]).encode())
-                    content.update(repr([*name, of_content(made_of)]).encode())
+        for split, files in labels.files.items():
+            of_files = zip(labels.label[split].tolist(), files, pool.map(identity, files), strict=True)
+            for label, file, made_of in of_files:
+                name = [split, label, os.fspath(file.relative_to(root))]
+                digest.update(repr([*name, made_of]).encode())
+                content.update(repr([*name, of_content(made_of)]).encode())
     return digest.hexdigest(), content.hexdigest()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _LABELS = ("label", "labels", "class", "classname", "category", "target", "species", "breed", "diagnosis", "kind", "dx")
+LABELS = (*_LABELS, "tag", "tags")
 _ROWS = 200  # of a table, to see what its columns are
 # The start of a file's name, before its number: cat of cat.0.jpg. In Python's and the reader's words alike.
 _PREFIX = "[^0-9]*[^0-9._ (-]"

@@ -20,6 +20,7 @@ from jax_mix.training.data.cache import check_labels, place
 from jax_mix.training.data.crops import Cropping, central_image, random_image
 from jax_mix.training.data.dataset import Dataset, Examples, Normalize, mean_and_std
 from jax_mix.training.data.encoded import Picture
+from jax_mix.training.data.labels import as_kept
 from jax_mix.training.data.source import Encoded, Form, Source
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import write_npz
@@ -174,7 +175,7 @@ def with_mean_erased(dataset: Dataset) -> Dataset:
 
 
 def _survey(source: Source, split: str, encoded: Encoded) -> tuple[Any, Any]:
-    """Which images of a split are used, int64 `[n]`, and their labels, int32 `[n]`."""
+    """Which images of a split are used, int64 `[n]`, and their labels as they are kept."""
     labels = encoded.labels()
     index = np.arange(len(labels))
     if source.skips:
@@ -187,7 +188,7 @@ def _survey(source: Source, split: str, encoded: Encoded) -> tuple[Any, Any]:
         source.found.extend(f"left out: {_reason(encoded, i, each)}" for i, each in enumerate(errors) if each)
         index = index[[each is None for each in errors]]
     check_labels(source, split, labels[index])
-    return index, labels[index].astype(np.int32)
+    return index, as_kept(labels[index])
 
 
 def _error_of(encoded: Encoded, form: Form, number: int) -> Exception | None:

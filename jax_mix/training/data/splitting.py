@@ -13,10 +13,13 @@ from jax_mix.training.data.layout import Files
 from jax_mix.training.errors import require
 
 
-def split(path: str, root: Path, classes: Files, test_fraction: float, *, by_folder: bool) -> tuple[Files, Files]:
+def split(
+    path: str, root: Path, classes: Files, test_fraction: float, *, by_folder: bool, flat: bool = False
+) -> tuple[Files, Files]:
     """Training and test images.
 
-    An image is known by its path below the folder of its class. Its class gives those of the lowest hashes to the test.
+    An image is known by its path below the folder of its class, or with `flat` below the root. Its class gives those of
+    the lowest hashes to the test.
 
     Args:
       path: as it was given.
@@ -25,13 +28,16 @@ def split(path: str, root: Path, classes: Files, test_fraction: float, *, by_fol
       test_fraction: of each class, rounded, and at least one image.
       by_folder: images in the same subfolder of a class, at any depth, are all for training or all for the test; so
         are those in a subfolder of the same name of another class. Then the fraction is nearly kept, no more.
+      flat: classes have no folders.
 
     Raises:
       UserError: a class has no two images, or subfolders, or is left without one for training or the test.
     """
     for name, images in classes.items():
         require(len(images) >= 2, f"--dataset {path}: class {name} needs two images or more, for training and test.")
-    below = {name: [_below(image, root / name) for image in images] for name, images in classes.items()}
+    below = {
+        name: [_below(image, root if flat else root / name) for image in images] for name, images in classes.items()
+    }
     counts = {name: min(len(those) - 1, max(1, round(test_fraction * len(those)))) for name, those in below.items()}
     if by_folder:
         in_test = _folders_for_test(path, below, counts)
