@@ -295,6 +295,8 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/models/depth.py", "rate * i / (len(blocks) - 1)", "rate", "parity/test_recipes_of_training.py::test_networks_drop_what_timms_drop"),
     ("training/models/depth.py", 're.split(r"(\\d+)", str(part))', "[str(part)]", "training/test_recipe_parts.py::test_blocks_are_in_the_order_of_the_numbers_in_their_names"),
     ("training/data/dataset.py", "own = self.own or self.normalize", "own = self.normalize", "training/test_depends.py::test_so_it_is_where_pixels_are_normalised_by_other_numbers"),
+    ("training/data/photographs.py", "image.for_training(range(count), seed, 0, range(count))", "image[:count]", "training/test_photographs.py::test_the_picture_of_a_batch_is_of_images_as_they_are_trained_on"),
+    ("training/data/photographs.py", "source.found.extend(source.look())", "pass", "training/test_pixels.py::test_so_it_is_of_images_that_stay_encoded"),
     ("training/data/photographs.py", "content=source.content", 'content=""', "training/test_depends.py::test_so_it_is_where_pixels_are_normalised_by_other_numbers"),
     ("training/data/folder.py", "of_content(made_of)", "made_of", "training/test_depends.py::test_so_it_is_where_pixels_are_normalised_by_other_numbers"),
     ("training/command_line.py", ' and not value.startswith("--")', "", "training/test_recipe_files.py::test_what_is_wrong_in_a_file_is_told"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -186,8 +187,10 @@ def write_results(
     name = printable(folder.name)
     write_jsonl(folder / "metrics.jsonl", metrics["history"])  # a run that goes on when all is done has not written it
     plots.plot_learning_curve(folder / "learning_curve.png", metrics["history"], title=name)
-    image, label = (np.asarray(array[: config.batch_size // config.accumulate]) for array in dataset.train)
-    mix = recipe.method.sample(split_seed(config)[3], image.shape) if recipe.method else None
+    key = split_seed(config)[3]
+    seed = np.asarray(jax.random.key_data(key)).tobytes()
+    image, label = data.first_batch(dataset.train, config.batch_size // config.accumulate, seed)
+    mix = recipe.method.sample(key, image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
     task = tasks.of(dataset.test.label)
     if not task.several:

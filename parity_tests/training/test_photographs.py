@@ -244,6 +244,13 @@ def test_broken_photographs_are_skipped_from_the_start_and_named_each_time(broke
     assert len(whole.train.label) + len(whole.test.label) == 12
 
 
+def test_the_picture_of_a_batch_is_of_images_as_they_are_trained_on(dataset, digits):
+    image, label = data.first_batch(dataset.train, 4, b"seed")
+    np.testing.assert_array_equal(image, dataset.train.image.for_training(range(4), b"seed", 0, range(4)))
+    np.testing.assert_array_equal(label, dataset.train.label[:4])
+    np.testing.assert_array_equal(data.first_batch(digits.train, 4, b"seed").image, digits.train.image[:4])
+
+
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")

@@ -66,6 +66,14 @@ def test_a_dark_class_stays_darker_and_the_rule_is_told_each_time(scans, capsys)
         assert "16-bit images reach 4000 of 65535, which leaves 16 of 256 shades: --bits 12 keeps more." in err
 
 
+def test_so_it_is_of_images_that_stay_encoded(scans, capsys):
+    for _ in range(2):
+        data.load(scans, image_size=8, cropping=data.Cropping(8))
+        assert capsys.readouterr().err.count("16-bit images reach 4000 of 65535") == 1
+    data.load(scans, image_size=8, cropping=data.Cropping(8), bits=12)
+    assert capsys.readouterr().err == ""
+
+
 def test_fewer_bits_keep_more_shades(scans, capsys):
     dataset = data.load(scans, bits=12)
     np.testing.assert_array_equal(dataset.train.image[0, ..., 0], ramp(4000) // 16)

@@ -12,7 +12,7 @@ from jax_mix.training.data.dataset import Dataset, Examples, Normalize, check_no
 from jax_mix.training.data.feeding import Balanced, FeedName, batches, epoch_batches, from_host, rows_from_host
 from jax_mix.training.data.folder import BrokenImages, open_folder
 from jax_mix.training.data.layout import SplitBy
-from jax_mix.training.data.photographs import Photographs, open_photographs, with_mean_erased
+from jax_mix.training.data.photographs import Photographs, first_batch, open_photographs, with_mean_erased
 from jax_mix.training.data.subset import corrupt_labels, take
 from jax_mix.training.errors import require
 from jax_mix.training.files import one_line
@@ -33,6 +33,7 @@ __all__ = [
     "check_normalization",
     "corrupt_labels",
     "epoch_batches",
+    "first_batch",
     "from_host",
     "is_folder",
     "load",

@@ -27,6 +27,7 @@ from jax_mix.training.files import expanded, printable
 
 BrokenImages = Literal["stop", "skip"]
 _DARK = 2**12  # 16-bit images below use 16 shades or less, as medical ones of 12 bits do
+_LOOKED_AT = 256  # training images whose shades stand for those of all, where images stay encoded
 _AT_ONCE = 2**28  # bytes of decoded images that wait for their turn
 
 
@@ -116,9 +117,19 @@ def open_folder(
                         raise UserError(_cannot_be_read(path, root, file, decoded))
                     else:
                         found.append(f"left out: {pixels.reason(file, decoded)}")
-        if split == "train" and bits is None and 0 < top < _DARK:
-            more = f"--bits {max(8, top.bit_length())} keeps more" if all(each.grey for each in deep) else "scale them"
-            found.append(f"16-bit images reach {top} of 65535, which leaves {(top >> 8) + 1} of 256 shades: {more}.")
+        if split == "train":
+            found.extend(told_of_shades(top))
+
+    def told_of_shades(top: int) -> list[str]:
+        if bits is not None or not 0 < top < _DARK:
+            return []
+        more = f"--bits {max(8, top.bit_length())} keeps more" if all(each.grey for each in deep) else "scale them"
+        return [f"16-bit images reach {top} of 65535, which leaves {(top >> 8) + 1} of 256 shades: {more}."]
+
+    def look() -> list[str]:
+        some = files["train"][:: len(files["train"]) // _LOOKED_AT + 1] if deep else []
+        decoded = [pixels.decode(file, grey=grey, size=None, bits=16) for file in some]
+        return told_of_shades(max((each.top for each in decoded if isinstance(each, pixels.Decoded)), default=0))
 
     digest, content = _digests(root, labels)
     return Source(
@@ -131,6 +142,7 @@ def open_folder(
         encoded=lambda split: _Encoded(root.absolute(), files[split], labels.label[split]),
         form=Form(grey, bits or 16),
         skips=broken == "skip",
+        look=look,
         told=tuple(told),
         left_out=(*labels.left_out, *listing.left_out),
         found=found,

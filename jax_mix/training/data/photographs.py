@@ -117,6 +117,18 @@ def _philox_key(seed: bytes) -> Any:
     return np.random.SeedSequence(list(seed)).generate_state(2, np.uint64)
 
 
+def first_batch(examples: Examples, count: int, seed: bytes) -> Examples:
+    """The first training images, on the host, to be shown; photographs as in the first step."""
+    image: Any
+    label: Any
+    image, label = examples
+    if isinstance(image, Photographs):
+        made: Any = image.for_training(range(count), seed, 0, range(count))
+    else:
+        made = np.asarray(image[:count])
+    return Examples(made, label[:count])
+
+
 def open_photographs(source: Source, cropping: Cropping, cache_dir: str | None) -> Dataset:
     """The data set of encoded images.
 
@@ -147,6 +159,7 @@ def open_photographs(source: Source, cropping: Cropping, cache_dir: str | None) 
         splits[split] = Examples(image, label)
     if known is None:
         normalize = measured(splits["train"].image)
+        source.found.extend(source.look())
         arrays = {
             f"{split}_{name}": a for split in found for name, a in zip(("index", "label"), found[split], strict=True)
         }

@@ -67,6 +67,7 @@ class Source:
       encoded: gives a split as it lies in files, of which any image can be read by itself.
       form: what its pixels become.
       skips: whether images that cannot be read are left out.
+      look: finds out by some images what `read` finds out by all: what to tell of them.
       made_of: all that the decoded images depend on, as JSON can hold it: another value, other images.
       content: what tells its images from others, wherever they lie and whenever they were copied there.
       small: whether decoding takes no time, so that a cache is not worth its place.
@@ -84,6 +85,7 @@ class Source:
     encoded: Callable[[str], Encoded]
     form: Form
     skips: bool = False
+    look: Callable[[], Sequence[str]] = tuple
     small: bool = False
     told: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
