@@ -25,6 +25,7 @@ def main() -> None:
         for mix in ("none", "mixup", "manifold", "cutmix"):
             for seed in SEEDS:
                 command = [sys.executable, str(TRAIN), "--mix", mix, "--seed", str(seed), "--out", out, "--name", "run"]
+                command.append("--overwrite")
                 start = time.perf_counter()
                 subprocess.run(command, check=True)
                 seconds = time.perf_counter() - start
