@@ -24,10 +24,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as out:
         for mix in ("none", "mixup", "manifold", "cutmix"):
             for seed in SEEDS:
-                command = [sys.executable, str(TRAIN), "--mix", mix, "--seed", str(seed), "--out", out, "--name", "run"]
-                command.append("--overwrite")
+                flags = ["--mix", mix, "--seed", str(seed), "--out", out, "--name", "run", "--overwrite"]
                 start = time.perf_counter()
-                subprocess.run(command, check=True)
+                subprocess.run([sys.executable, str(TRAIN), *flags], check=True)
                 seconds = time.perf_counter() - start
                 metrics = json.loads((Path(out) / "run" / "metrics.json").read_text())
                 runs.setdefault(mix, []).append({k: metrics[k] for k in ("accuracy", "nll", "ece")} | {"s": seconds})

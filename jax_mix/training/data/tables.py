@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_mix.training.data.hints import LABELS
+from jax_mix.training.data.labels import counts
 from jax_mix.training.data.layout import split_of
 from jax_mix.training.data.listing import Listing, several, some
 from jax_mix.training.data.splitting import split
@@ -246,7 +247,7 @@ def _check(found: _Table, labels: Labels) -> None:
         f"--label-delim is {found.delimiter!r}, but each file has one label, such as {names[0]!r}: give another, or "
         "drop it.",
     )
-    has = {side: _present(label, len(names)) for side, label in labels.label.items()}
+    has = {side: counts(label, len(names)) > 0 for side, label in labels.label.items()}
     unlearned = [name for name, there in zip(names, has[_TRAIN], strict=True) if not there]
     untested = [name for name, there in zip(names, has[_TEST], strict=True) if not there]
     require(not unlearned, f"{found.where}: no training image is labelled {some(unlearned)}.")
@@ -260,11 +261,7 @@ def _check(found: _Table, labels: Labels) -> None:
 def _require_tested(found: _Table, labels: Labels) -> None:
     """Refuse that no test image has any label: nothing could be measured."""
     label = labels.label[_TEST]
-    require(bool(_present(label, len(labels.class_names)).any()), f"{found.where}: no test image has a label.")
-
-
-def _present(label: Any, classes: int) -> Any:
-    return label.any(0) if label.ndim == 2 else np.bincount(label, minlength=classes) > 0
+    require(bool(counts(label, len(labels.class_names)).any()), f"{found.where}: no test image has a label.")
 
 
 def _names(root: Path, images: Sequence[Path]) -> dict[str, Path]:
