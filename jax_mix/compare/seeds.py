@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from jax_mix.training import data, devices, signals
 from jax_mix.training.balance import BALANCED
-from jax_mix.training.build import make_learner, make_model, make_recipe, split_seed
+from jax_mix.training.build import make_learner, make_model, make_recipe, make_sampler, split_seed
 from jax_mix.training.config import Config
 from jax_mix.training.errors import Stopped, TrainingFailed
 from jax_mix.training.evaluation import evaluate
@@ -69,8 +69,7 @@ def train_seeds(
     epoch_steps = n // size
     steps = config.epochs * epoch_steps
     keys = [split_seed(each) for each in configs]
-    balanced = config.sampler == BALANCED
-    samplers = [data.Balanced(each.train.label) if balanced else None for each in datasets]
+    samplers = [make_sampler(config, each) for each in datasets]
     learners = [
         make_learner(each, make_model(each, dataset, nnx.Rngs(key[0])), steps)
         for each, key in zip(configs, keys, strict=True)

@@ -155,8 +155,8 @@ def prepare(config: Config, dataset: data.Dataset) -> Prepared:
     steps = config.epochs * (n // config.batch_size)
     _body(config, model, steps), _layer_rates(config, model)  # for what they raise
     recipe = make_recipe(config, model, dataset, steps=steps)
-    if config.sampler == BALANCED:
-        _say_once(f"sampler: {data.Balanced(dataset.train.label)}", sys.stdout)
+    if sampler := make_sampler(config, dataset):
+        _say_once(f"sampler: {sampler}", sys.stdout)
     bound = zip(methods.every(methods.make(config.mix)), methods.every(recipe.method), strict=True)
     layers = next((method.layers for written, method in bound if methods.leaves_layers(written)), None)
     return Prepared(dataclasses.replace(config, layers=layers), dataset, model, recipe)
@@ -294,6 +294,11 @@ def _body(config: Config, model: nnx.Module, steps: int) -> optimizers.Body | No
         raise UserError(f"--{flag} needs a head in --model {config.model}, as attribute {' or '.join(models.HEADS)}.")
     frozen = (config.freeze_epochs or 0) * (steps // config.epochs)
     return optimizers.body_of(model, head, frozen=frozen, rate=config.body_rate or 1.0)
+
+
+def make_sampler(config: Config, dataset: data.Dataset) -> data.Balanced | None:
+    """What draws the training images; None: each comes once in an epoch."""
+    return data.Balanced(dataset.train.label) if config.sampler == BALANCED else None
 
 
 def _layer_rates(config: Config, model: nnx.Module) -> tuple[tuple[str, float], ...] | None:

@@ -16,8 +16,7 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 from jax_mix.training import data, devices, sharding, signals, tasks
-from jax_mix.training.balance import BALANCED
-from jax_mix.training.build import Prepared, make_learner, split_seed
+from jax_mix.training.build import Prepared, make_learner, make_sampler, split_seed
 from jax_mix.training.checkpoints import Checkpoints, is_finite
 from jax_mix.training.errors import Stopped
 from jax_mix.training.evaluation import evaluate
@@ -88,7 +87,7 @@ def train(
     if best and config.resume:
         best.forget(after=done)
 
-    sampler = data.Balanced(dataset.train.label) if config.sampler == BALANCED else None
+    sampler = make_sampler(config, dataset)
     batches = data.batches(
         dataset.train,
         order_key,

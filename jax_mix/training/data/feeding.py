@@ -115,10 +115,11 @@ def batches(
     if feed == "auto":
         stays = isinstance(examples.image, Photographs) or examples.image.nbytes > _limit(sharding)
         feed = "grain" if stays else "device"
+    steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count(), sampler)
     if feed == "device":
-        yield from _from_device(examples, key, batch_size, start, stop, sharding, sampler)
+        yield from _from_device(steps, start, sharding)
     else:
-        yield from _from_grain(examples, key, batch_size, start, stop, sharding, workers, sampler)
+        yield from _from_grain(steps, start, sharding, workers)
 
 
 def from_host(array: Any, sharding: NamedSharding) -> Any:
@@ -144,34 +145,20 @@ def _order(key_data: bytes, epoch: int, n: int, batch_size: int, sampler: Balanc
     return epoch_batches(key, epoch, n, batch_size, sampler)
 
 
-def _index(key_data: bytes, step: int, n: int, batch_size: int, sampler: Balanced | None) -> Int[Array, " batch"]:
-    epoch, within = divmod(step, n // batch_size)
-    return _order(key_data, epoch + 1, n, batch_size, sampler)[within]
-
-
-def _from_device(
-    examples: Examples,
-    key: Any,
-    batch_size: int,
-    start: int,
-    stop: int,
-    sharding: NamedSharding,
-    sampler: Balanced | None,
-) -> Iterator[Examples]:
+def _from_device(steps: _Steps, start: int, sharding: NamedSharding) -> Iterator[Examples]:
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     try:
-        kept = Examples(*(from_host(array, everywhere) for array in examples))
+        kept = Examples(*(from_host(array, everywhere) for array in steps.examples))
     except jax.errors.JaxRuntimeError as error:
-        size = f"{examples.image.nbytes / 2**30:.1f} GiB"
+        size = f"{steps.examples.image.nbytes / 2**30:.1f} GiB"
         raise UserError(f"--feed device: {size} of images do not fit on a device: use --feed grain.") from error
 
     @functools.partial(jax.jit, out_shardings=sharding)
     def gather(kept: Examples, index: Any) -> Examples:
         return Examples(*(array[index] for array in kept))
 
-    key_data, n = np.asarray(jax.random.key_data(key)).tobytes(), len(examples.label)
-    for step in range(start, stop):
-        yield gather(kept, from_host(_index(key_data, step, n, batch_size, sampler), sharding))
+    for step in range(start, len(steps)):
+        yield gather(kept, from_host(steps.index(step), sharding))
 
 
 class _Steps:
@@ -187,7 +174,7 @@ class _Steps:
         processes: int,
         sampler: Balanced | None = None,
     ) -> None:
-        self._examples, self._stop, self._batch_size, self._sampler = examples, stop, batch_size, sampler
+        self.examples, self._stop, self._batch_size, self._sampler = examples, stop, batch_size, sampler
         self._key_data = np.asarray(jax.random.key_data(key)).tobytes()
         part = batch_size // processes
         self._rows = slice(process * part, (process + 1) * part)
@@ -195,9 +182,15 @@ class _Steps:
     def __len__(self) -> int:
         return self._stop
 
+    def index(self, step: int) -> Int[Array, " batch"]:
+        """Which images a batch has, of all processes."""
+        n = len(self.examples.label)
+        epoch, within = divmod(step, n // self._batch_size)
+        return _order(self._key_data, epoch + 1, n, self._batch_size, self._sampler)[within]
+
     def __getitem__(self, step: int) -> tuple[Any, Any]:
-        image, label = self._examples
-        index = _index(self._key_data, step, len(label), self._batch_size, self._sampler)[self._rows]
+        image, label = self.examples
+        index = self.index(step)[self._rows]
         if isinstance(image, Photographs):
             rows = range(self._rows.start, self._rows.stop)
             return image.for_training(index, self._key_data, step, rows), label[index]
@@ -205,10 +198,10 @@ class _Steps:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker process, which opens the file of images anew: pickled, it would be read in full."""
-        image = self._examples.image
+        image = self.examples.image
         file = (image.filename, image.offset, image.shape) if isinstance(image, np.memmap) else None
-        examples = self._examples if file is None else self._examples._replace(image=None)
-        return vars(self) | {"_examples": examples, "_file": file}
+        examples = self.examples if file is None else self.examples._replace(image=None)
+        return vars(self) | {"examples": examples, "_file": file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         file = state.pop("_file")
@@ -216,7 +209,7 @@ class _Steps:
         if file:
             name, offset, shape = file
             image: Any = np.memmap(name, np.uint8, "r", offset, shape)
-            self._examples = self._examples._replace(image=image)
+            self.examples = self.examples._replace(image=image)
 
 
 def _start_worker(worker: int, workers: int) -> None:
@@ -224,21 +217,11 @@ def _start_worker(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's; the main process ends the others
 
 
-def _from_grain(
-    examples: Examples,
-    key: Any,
-    batch_size: int,
-    start: int,
-    stop: int,
-    sharding: NamedSharding,
-    workers: int,
-    sampler: Balanced | None,
-) -> Iterator[Examples]:
+def _from_grain(steps: _Steps, start: int, sharding: NamedSharding, workers: int) -> Iterator[Examples]:
     import grain  # slow to import, and rarely needed
 
-    steps = _Steps(examples, key, batch_size, stop, jax.process_index(), jax.process_count(), sampler)
     threads, ahead = 4, 8
-    if isinstance(examples.image, Photographs):  # decoding takes all of a core, which a worker is meant to be
+    if isinstance(steps.examples.image, Photographs):  # decoding takes all of a core, which a worker is meant to be
         threads = ahead = 1 if workers else min(_MOST_THREADS, os.cpu_count() or 1)
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(read)
