@@ -45,7 +45,9 @@ def main(words: list[str]) -> int:
     for word in words:
         if word not in known:
             near = difflib.get_close_matches(word, known, 1, 0)
-            print(f"benchmarks: there is no {word!r}; the nearest is {near[0]!r}, and --list names all.", file=sys.stderr)
+            print(
+                f"benchmarks: there is no {word!r}; the nearest is {near[0]!r}, and --list names all.", file=sys.stderr
+            )
             return 2
     chosen = list(dict.fromkeys(words or known))
     ends = {name: run(name, known[name], f"[{at}/{len(chosen)}]") for at, name in enumerate(chosen, 1)}
