@@ -2,11 +2,12 @@
 
     python -m benchmarks.mixing
 
-float32 images of three shapes. Ours are the one-line functions, `jax_mix.mixup` and `jax_mix.cutmix`, and the same draw,
-blend and targets as a program of `jax.jit`. First every peer's draw is read from outside and given to jax_mix, which has
-to make the same batch and targets of it. Then all take turns in one process on the same data, with one untimed call
-before each timed one, and each with a draw of its own, by its own defaults: one lambda a batch in torchvision and timm,
-one a sample in fastai, Keras, Kornia and here; partners by a roll in torchvision, a flip in timm, else by permutation.
+float32 images of three shapes. Ours are the one-line functions, `jax_mix.mixup` and `jax_mix.cutmix`, and the same
+draw, blend and targets as a program of `jax.jit`. First every peer's draw is read from outside and given to jax_mix,
+which has to make the same batch and targets of it. Then all take turns in one process on the same data, with one
+untimed call before each timed one, and each with a draw of its own, by its own defaults: one lambda a batch in
+torchvision and timm, one a sample in fastai, Keras, Kornia and here; partners by a roll in torchvision, a flip in timm,
+else by permutation.
 
 The target is half the time of the fastest peer that is not JAX; Keras is JAX. What takes our time is measured beside
 it: the draw alone, the blend alone, a program that does nothing, and a copy of the images by NumPy, into memory that is

@@ -1,7 +1,8 @@
 """MixUp and CutMix as torchvision, timm, fastai, Kornia and Keras have them, with their draws read from outside.
 
-Each peer is called as its users call it, on a batch that it was given once: `peer()` is one mixed batch. `peer.replay()`
-is another one, as NumPy, and the `jax_mix.Mix` of the draw that it was made of. Nothing of theirs is changed.
+Each peer is called as its users call it, on a batch that it was given once: `peer()` is one mixed batch.
+`peer.replay()` is another one, as NumPy, and the `jax_mix.Mix` of the draw that it was made of. Nothing of theirs is
+changed.
 
 They get one-hot targets, as jax_mix does, but for timm and Kornia, which take class numbers. timm writes into the batch
 that it is given, and so does fastai's CutMix.

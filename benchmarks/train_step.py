@@ -221,7 +221,7 @@ def table(result: dict[str, Any]) -> str:
     to_none, seconds = result["to_the_step_without"], result["seconds"]
     lines = ["| over the step without | " + " | ".join(to_none) + " |", "|---" * (len(to_none) + 1) + "|"]
     for method in to_none["jax_mix"]:
-        cells = [f"{of[method]['median']:.3f}" if method in of else "–" for of in to_none.values()]
+        cells = [f"{of[method]['median']:.3f}" if method in of else "" for of in to_none.values()]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     none = [f"{1e3 * seconds[side][NONE]['median_s']:.0f} ms" for side in to_none]
     lines.append(f"| the step without | {' | '.join(none)} |")
