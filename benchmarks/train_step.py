@@ -13,7 +13,7 @@ hook, a layer's output. One untimed step before each that is timed. The target i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ from torch_ref import fitting, models
 from torch_ref.manifold_mixup import ManifoldMixup
 
 ROUNDS, AT_MOST = 40, 1.02
+FIT = 4  # steps of a fit of fastai's, which does more than its steps, once, with mixing and without
 LAYERS = ("layer1", "layer2")
 NONE = "none"
 XENT = optax.softmax_cross_entropy_with_integer_labels
@@ -74,10 +75,16 @@ def main() -> None:
     save("train_step", {"what": f"{what}, SGD with momentum, float32", **measure(size, ROUNDS)})
 
 
-def measure(size: Size, rounds: int) -> dict[str, Any]:
-    sides = {"jax_mix": ours(size), "timm": timms(size), "fastai": fastais(size), "hooks": by_hooks(size)}
+def measure(size: Size, rounds: int, methods: Collection[str] = tuple(METHODS)) -> dict[str, Any]:
+    makers = {"jax_mix": ours, "timm": timms, "fastai": fastais, "hooks": by_hooks}
+    sides = {
+        side: {name: run for name, run in make(size).items() if name == NONE or name in methods}
+        for side, make in makers.items()
+    }
     runs = {f"{side}: {name}": run for side, of in sides.items() for name, run in of.items()}
     seconds = side_by_side(runs, rounds=rounds, settle=True)
+    for name in sides["fastai"]:
+        seconds[f"fastai: {name}"] = [each / FIT for each in seconds[f"fastai: {name}"]]
     to_none = {
         side: {name: ratio(seconds[f"{side}: {name}"], seconds[f"{side}: {NONE}"]) for name in of if name != NONE}
         for side, of in sides.items()
@@ -106,9 +113,10 @@ def added(seconds: dict[str, list[float]], name: str) -> float:
 
 def ours(size: Size) -> dict[str, Callable[[], Any]]:
     image, label = map(jnp.asarray, size.data())
+    start = size.flax()
 
     def step_of(method: Any) -> Callable[[], Any]:
-        model = size.flax()
+        model = nnx.clone(start)
         optimizer = nnx.Optimizer(model, optax.sgd(0.01, momentum=0.9), wrt=nnx.Param)
         keys = itertools.cycle(jax.random.split(jax.random.key(0), 64))
 
@@ -174,9 +182,8 @@ def timms(size: Size) -> dict[str, Callable[[], Any]]:
 
 def fastais(size: Size) -> dict[str, Callable[[], Any]]:
     def fit_of(make: Callable[[], Any]) -> Callable[[], Any]:
-        learner = fitting.learner(size.torch(), CrossEntropyLossFlat(), [torch_data(size)], learning_rate=0.01)
+        learner = fitting.learner(size.torch(), CrossEntropyLossFlat(), [torch_data(size)] * FIT, learning_rate=0.01)
         cbs = make()
-        # What a fit does besides, once, is the same with and without.
         return lambda: learner.fit(1, cbs=cbs)
 
     return {
