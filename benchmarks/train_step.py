@@ -13,7 +13,7 @@ hook, a layer's output. One untimed step before each that is timed. The target i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -75,12 +75,8 @@ def main() -> None:
     save("train_step", {"what": f"{what}, SGD with momentum, float32", **measure(size, ROUNDS)})
 
 
-def measure(size: Size, rounds: int, methods: Collection[str] = tuple(METHODS)) -> dict[str, Any]:
-    makers = {"jax_mix": ours, "timm": timms, "fastai": fastais, "hooks": by_hooks}
-    sides = {
-        side: {name: run for name, run in make(size).items() if name == NONE or name in methods}
-        for side, make in makers.items()
-    }
+def measure(size: Size, rounds: int) -> dict[str, Any]:
+    sides = {"jax_mix": ours(size), "timm": timms(size), "fastai": fastais(size), "hooks": by_hooks(size)}
     runs = {f"{side}: {name}": run for side, of in sides.items() for name, run in of.items()}
     seconds = side_by_side(runs, rounds=rounds, settle=True)
     for name in sides["fastai"]:

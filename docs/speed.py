@@ -54,8 +54,9 @@ def readme() -> str:
         ms = {name: f"{1e3 * each['median_s']:.3g} ms" for name, each in of["seconds"].items()}
         faster = [of["times_faster_than_it"][form]["median"] for form in ("one line", "jitted")]
         lines.append(
-            f"| {TITLES[method]} of [{shape.replace('x', ', ')}], one line; jitted | {ms['one line']}; {ms['jitted']} | "
-            f"{of['fastest_peer']}, {ms[of['fastest_peer']]} | {faster[0]:.1f} and {faster[1]:.1f} times faster |"
+            f"| {TITLES[method]} of [{shape.replace('x', ', ')}], one line; jitted | "
+            f"{ms['one line']}; {ms['jitted']} | {of['fastest_peer']}, {ms[of['fastest_peer']]} | "
+            f"{faster[0]:.1f} and {faster[1]:.1f} times as fast |"
         )
     ours, fastais = (steps["to_the_step_without"][side]["Manifold Mixup"]["median"] for side in ("jax_mix", "fastai"))
     lines.append(f"| Train step with Manifold Mixup, over the step without | {ours:.2f} | fastai, {fastais:.2f} | |")

@@ -1,4 +1,4 @@
-"""The benchmarks in small: both sides make the same, the results have what the pages are written from, and so they are."""
+"""The benchmarks in small: both sides make the same, results have all that is told, and pages tell what they say."""
 
 import json
 import re
@@ -13,9 +13,16 @@ import jax_mix
 from benchmarks import __main__ as command
 from benchmarks import compositions, growth, measuring, mixing, mixing_peers, train_step
 from docs import speed
+from torch_ref import recording
 
 ROUNDS = 2
 SHAPE = (6, 9, 8, 3)  # not square
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with recording.one_thread():
+        yield
 
 
 @pytest.fixture
@@ -33,61 +40,77 @@ def plain():
 
 @pytest.mark.filterwarnings("ignore")  # of Keras and Kornia
 @pytest.mark.usefixtures("as_users_run")
-def test_mixing_in_small():
+def test_mixing_in_small(monkeypatch):
+    monkeypatch.setattr(mixing, "METHODS", {"mixup": mixing.METHODS["mixup"]})
     found = mixing.measure({SHAPE: 4}, ROUNDS)
-    for method in ("mixup", "cutmix"):
-        of = found["results"][method]["6x9x8x3"]
-        assert set(of["seconds"]) == {*mixing.OURS, *mixing_peers.PEERS}
-        assert of["same_output_from_the_same_draw"] == [*mixing_peers.PEERS]
-        assert of["fastest_peer"] in set(mixing_peers.PEERS) - {"Keras"}
-        assert all(each["n"] == ROUNDS for each in of["seconds"].values())
-    assert [target["what"] for target in found["targets"]][::2] == [f"{m} 6x9x8x3, one line" for m in mixing.METHODS]
-    assert speed.bars(found).axes[0].patches[0].get_width() > 0
-    assert mixing.table(found).count("\n") == 3
+    of = found["results"]["mixup"]["6x9x8x3"]
+    assert set(of["seconds"]) == {*mixing.OURS, *mixing_peers.PEERS}
+    assert of["same_output_from_the_same_draw"] == [*mixing_peers.PEERS]
+    assert of["fastest_peer"] in set(mixing_peers.PEERS) - {"Keras"}
+    assert all(each["n"] == ROUNDS for each in of["seconds"].values())
+    assert [target["what"] for target in found["targets"]] == [f"mixup 6x9x8x3, {form}" for form in mixing.OURS]
+    drawn = [bar.get_width() for bar in speed.bars(found).axes[0].patches]
+    assert drawn == [1e3 * each["median_s"] for each in of["seconds"].values()]
+    assert mixing.table(found).splitlines()[2].startswith("| MixUp [6, 9, 8, 3] |")
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("method", ["mixup", "cutmix"])
-@pytest.mark.parametrize("name", ["torchvision", "timm", "fastai", "Kornia"])
-def test_another_output_is_seen(name, method, plain, monkeypatch):
+@pytest.mark.parametrize("name", [*mixing_peers.PEERS])
+def test_the_same_draw_makes_the_same_and_another_output_is_seen(name, method, plain, monkeypatch):
     peer = mixing_peers.PEERS[name](method, *plain)
+    mixing.check_same(*plain, peer, method)
     monkeypatch.setattr(jax_mix.Mix, "_take", lambda self, x: x)  # nobody is mixed with another
     with pytest.raises(AssertionError):
         mixing.check_same(*plain, peer, method)
 
 
-def test_train_step_in_small():
-    found = train_step.measure(train_step.Size((1, 1), 4, 8, 8, 5), ROUNDS, ("MixUp", "Manifold Mixup"))
+def test_train_step_in_small(monkeypatch):
+    hidden = "Manifold Mixup"
+    monkeypatch.setattr(train_step, "METHODS", {name: train_step.METHODS[name] for name in (train_step.NONE, hidden)})
+    found = train_step.measure(train_step.Size((1, 1), 4, 8, 8, 5), ROUNDS)
     assert {side: set(of) for side, of in found["to_the_step_without"].items()} == {
-        "jax_mix": {"MixUp", "Manifold Mixup"},
-        "timm": {"MixUp"},
-        "fastai": {"MixUp", "Manifold Mixup"},
-        "hooks": {"MixUp", "Manifold Mixup"},
+        "jax_mix": {hidden},
+        "timm": {"MixUp", "CutMix", "OneOf MixUp and CutMix"},
+        "fastai": {"MixUp", "CutMix", hidden},
+        "hooks": {"MixUp", hidden},
     }
-    assert len(found["targets"]) == 2
-    assert "| Manifold Mixup |" in train_step.table(found)
+    assert [target["what"] for target in found["targets"]] == ["step with Manifold Mixup over the step without"]
+    assert re.search(rf"\| {hidden} \| [\d.]+ \|  \| [\d.]+ \| [\d.]+ \|", train_step.table(found))
 
 
-def test_compositions_in_small():
+def test_compositions_in_small(monkeypatch):
+    for name, each in compositions.COMPOSITIONS.items():
+        assert sum(each.parts.values()) == pytest.approx(1), name
+    parts = {"MixUp": 0.25, "None": 0.75}
+    method = jax_mix.OneOf(jax_mix.MixUp(0.8), None, probabilities=(0.25, 0.75))
+    monkeypatch.setattr(compositions, "METHODS", {name: compositions.METHODS[name] for name in parts})
+    monkeypatch.setattr(compositions, "COMPOSITIONS", {"some": compositions.Composition(method, parts)})
     found = compositions.measure({SHAPE: 4}, ROUNDS)
-    of = found["results"]["6x9x8x3"]
-    assert set(of["to_parts"]) == set(compositions.COMPOSITIONS)
-    for name, each in of["to_parts"].items():
-        assert sum(each["parts"].values()) == pytest.approx(1)
-        assert each["slowest"] in each["parts"], name
-    assert compositions.table(found).count("\n") == 1 + len(compositions.COMPOSITIONS)
+    assert found["results"]["6x9x8x3"]["to_parts"]["some"]["slowest"] in parts
+    assert compositions.table(found).splitlines()[2].startswith("| some | [6, 9, 8, 3] |")
+    seconds = {"some": [6.0, 6.0], "MixUp": [4.0, 4.0], "None": [8 / 3, 8 / 3]}
+    of = compositions.compared(seconds, "some")
+    assert (of["to_slowest"]["median"], of["to_mean"]["median"]) == pytest.approx((1.5, 2))
 
 
 def test_growth_in_small(monkeypatch):
-    monkeypatch.setattr(growth, "step", lambda n, side, layers=None: lambda: None)
-    monkeypatch.setattr(growth, "compiling", lambda counts, rounds: [[1.0 * n] * 2 for n in counts])
-    found = growth.measure((2, 4), (4, 8), (3, 5), (1, 2), (), ROUNDS)
-    assert found["curves"]["compiling, by layers"]["exponent"] == pytest.approx(1)
-    assert found["curves"]["mixing, by pixels"]["sizes"] == [16, 64]
-    assert len(speed.growth(found).axes) >= len(found["curves"])
     run, arguments = growth.step_of(4, 8, 2)
-    assert np.isfinite(jax.eval_shape(run, jax.random.key(0), *arguments)[1].size)
+    assert jax.eval_shape(run, jax.random.key(0), *arguments)[1].shape == ()
+    jax.block_until_ready(growth.mixing(4, 8, 3)())
+    monkeypatch.setattr(growth, "mixing", lambda *size: lambda: None)
+    monkeypatch.setattr(growth, "step", lambda *size: lambda: None)
+    monkeypatch.setattr(growth, "compiling", lambda counts, rounds: [[3.0 * n**2] * 2 for n in counts])
+    monkeypatch.setattr(growth, "of_devices", lambda counts, rounds: growth.curve(counts, [[2.0] * 2, [1.0] * 2]))
+    found = growth.measure((2, 4), (4, 8), (3, 5), (1, 2), (1, 2), ROUNDS)
+    compiling = found["curves"]["compiling, by layers"]
+    assert compiling["exponent"] == pytest.approx(2)
+    assert compiling["medians"] == [3, 12]
+    assert found["curves"]["mixing, by pixels"]["sizes"] == [16, 64]
+    assert {target["what"]: target["hit"] for target in found["targets"]}["exponent of compiling, by layers"] is False
+    drawn = speed.growth(found).axes[[*found["curves"]].index("compiling, by layers")]
+    assert drawn.lines[1].get_ydata().tolist() == [3000, 12000]
 
 
 def test_targets_and_exponents():
