@@ -3,8 +3,8 @@
 python -m docs.speed
 
 A table stands between two marks, `<!-- NAME: written by docs.speed -->` and `<!-- end of NAME -->`: it is what
-`table(result)` of benchmarks/NAME.py makes of benchmarks/results/NAME.cpu.json, then the targets that were missed. NAME
-may have the device, as in `accelerator.nvidia-h100`. README's is called speed.
+`table(result)` of benchmarks/NAME.py makes of benchmarks/results/NAME.cpu.json, or of the only NAME.DEVICE.json, then
+the targets that were missed. NAME may have the device too, as in `accelerator.nvidia-h100`. README's is called speed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ OURS, OTHERS, EDGE = "#0072b2", "#b8b8b8", "#444444"
 
 
 def result(name: str) -> dict[str, Any]:
-    file = f"{name}.json" if "." in name else f"{name}.cpu.json"
-    found: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    path = RESULTS / (f"{name}.json" if "." in name else f"{name}.cpu.json")
+    if not path.exists() and "." not in name:
+        (path,) = RESULTS.glob(f"{name}.*.json")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
