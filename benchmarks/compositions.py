@@ -10,14 +10,13 @@ chosen outside of jit. All take turns on the same images.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measuring import quartiles, ratio, save, side_by_side, summary, target
+from benchmarks.measuring import keys_in_turn, quartiles, ratio, save, side_by_side, summary, target
 from jax_mix import CutMix, MixUp, OneOf
 
 SHAPES = {(512, 32, 32, 3): 10, (64, 224, 224, 3): 1000}  # and classes
@@ -84,7 +83,7 @@ def measure(shapes: dict[tuple[int, ...], int], rounds: int) -> dict[str, Any]:
 
 
 def jitted(method: Any, image: Any, one_hot: Any) -> Any:
-    keys = itertools.cycle(jax.random.split(jax.random.key(0), 64))
+    keys = keys_in_turn()
 
     @jax.jit
     def run(key: Any, image: Any, one_hot: Any) -> Any:
@@ -97,7 +96,7 @@ def jitted(method: Any, image: Any, one_hot: Any) -> Any:
 
 
 def drawing(method: Any, shape: tuple[int, ...]) -> Any:
-    keys = itertools.cycle(jax.random.split(jax.random.key(0), 64))
+    keys = keys_in_turn()
     draw = jax.jit(lambda key: method.sample(key, shape))
     return lambda: draw(next(keys))
 

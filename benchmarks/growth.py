@@ -11,7 +11,6 @@ number of them in a process of its own, and each device has the same batch, so t
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import optax
 from flax import nnx
 
 import jax_mix
-from benchmarks.measuring import exponent, save, side_by_side, summary, target
+from benchmarks.measuring import exponent, keys_in_turn, save, side_by_side, summary, target
 from jax_mix.training import devices
 from jax_mix.training.models import PreActResNet
 
@@ -96,7 +95,7 @@ def mixing(n: int, side: int, classes: int) -> Callable[[], Any]:
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.normal(size=(n, side, side, 3)).astype(np.float32))
     logits, label = jnp.asarray(rng.normal(size=(n, classes)).astype(np.float32)), jnp.arange(n) % classes
-    keys, method = itertools.cycle(jax.random.split(jax.random.key(0), 64)), jax_mix.MixUp(0.4)
+    keys, method = keys_in_turn(), jax_mix.MixUp(0.4)
 
     @jax.jit
     def run(key: Any, image: Any, logits: Any, label: Any) -> Any:
@@ -109,7 +108,7 @@ def mixing(n: int, side: int, classes: int) -> Callable[[], Any]:
 def step(n: int, side: int, layers: int | None = None) -> Callable[[], Any]:
     """A training step of n images, mixed at the input or one of two stages; or at one of as many of eight blocks."""
     run, arguments = step_of(n, side, layers)
-    jitted, keys = jax.jit(run), itertools.cycle(jax.random.split(jax.random.key(0), 64))
+    jitted, keys = jax.jit(run), keys_in_turn()
     return lambda: jitted(next(keys), *arguments)
 
 
@@ -166,7 +165,7 @@ def on_devices(count: int, rounds: int) -> None:
     devices.keep_collectives_in_order(processes=False)
     mesh = devices.make_mesh(count)
     run, arguments = step_of(32 * count, 32, None, mesh)
-    jitted, keys = jax.jit(run), itertools.cycle(jax.random.split(jax.random.key(0), 64))
+    jitted, keys = jax.jit(run), keys_in_turn()
     print(json.dumps(side_by_side({"step": lambda: jitted(next(keys), *arguments)}, rounds=rounds)["step"]))
 
 

@@ -6,10 +6,11 @@ was hit; of one that was missed the reason stands beside it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from jax_mix.training.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 _PEERS = ("torch", "torchvision", "timm", "fastai", "kornia", "keras")
+
+
+def keys_in_turn() -> Iterator[Any]:
+    """Keys that are made before they are asked for, over and over: each call has a draw of its own."""
+    return itertools.cycle(list(jax.random.split(jax.random.key(0), 64)))
 
 
 def side_by_side(

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_mix
-from benchmarks.measuring import ratio, save, side_by_side, summary, target
+from benchmarks.measuring import keys_in_turn, ratio, save, side_by_side, summary, target
 from benchmarks.mixing_peers import ALPHA, PEERS
 from parity_tests.parity.replaying import assert_same_batch
 from parity_tests.tolerances import assert_within_ulp
@@ -47,13 +47,17 @@ def measure(shapes: Mapping[tuple[int, ...], int], rounds: int) -> dict[str, Any
     found: dict[str, Any] = {"results": {}, "targets": []}
     for (shape, classes), method in itertools.product(shapes.items(), METHODS):
         name = "x".join(map(str, shape))
-        of, targets = of_one(method, shape, classes, rounds)
+        of, reason = of_one(method, shape, classes, rounds)
         found["results"].setdefault(method, {})[name] = of
-        found["targets"] += [target(f"{method} {name}, {each['what']}", **each["target"]) for each in targets]
+        found["targets"] += [
+            target(f"{method} {name}, {form}", faster["median"], at_least=TIMES_FASTER, reason=reason)
+            for form, faster in of["times_faster_than_it"].items()
+        ]
     return found
 
 
-def of_one(method: str, shape: tuple[int, ...], classes: int, rounds: int) -> tuple[dict[str, Any], list[Any]]:
+def of_one(method: str, shape: tuple[int, ...], classes: int, rounds: int) -> tuple[dict[str, Any], str]:
+    """One method and shape: what was measured, and what takes our time."""
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     y = np.eye(classes, dtype=np.float32)[np.arange(len(x)) % classes]
     peers = {name: make(method, x, y) for name, make in PEERS.items()}
@@ -73,13 +77,8 @@ def of_one(method: str, shape: tuple[int, ...], classes: int, rounds: int) -> tu
         "new_pages_of_a_call": {name: new_pages(run) for name, run in (ours | peers).items()},
         "same_output_from_the_same_draw": list(peers),
     }
-    pages = of["new_pages_of_a_call"]["jitted"]
-    reason = reason_of({name: 1e3 * float(np.median(times)) for name, times in parts.items()}, pages)
-    targets = [
-        {"what": name, "target": {"measured": times_faster[name]["median"], "at_least": TIMES_FASTER, "reason": reason}}
-        for name in ours
-    ]
-    return of, targets
+    ms = {name: 1e3 * float(np.median(times)) for name, times in parts.items()}
+    return of, reason_of(ms, of["new_pages_of_a_call"]["jitted"])
 
 
 def check_same(x: np.ndarray, y: np.ndarray, peer: Any, method: str) -> None:
@@ -93,7 +92,7 @@ def check_same(x: np.ndarray, y: np.ndarray, peer: Any, method: str) -> None:
 def our_forms(method: str, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
     image, one_hot = jnp.asarray(x), jnp.asarray(y)
     one_line, alpha = ONE_LINE[method], ALPHA[method]
-    keys = itertools.cycle(jax.random.split(jax.random.key(0), 64))
+    keys = keys_in_turn()
     jitted = jax.jit(lambda key, image, one_hot: applied(METHODS[method].sample(key, image.shape), image, one_hot))
     forms = (lambda: one_line(next(keys), image, one_hot, alpha=alpha), lambda: jitted(next(keys), image, one_hot))
     return dict(zip(OURS, forms, strict=True))

@@ -12,11 +12,9 @@ hook, a layer's output. One untimed step before each that is timed. The target i
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -28,7 +26,7 @@ from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 
 import jax_mix
-from benchmarks.measuring import quartiles, ratio, save, side_by_side, summary, target
+from benchmarks.measuring import keys_in_turn, quartiles, ratio, save, side_by_side, summary, target
 from jax_mix.training.models import PreActResNet
 from torch_ref import fitting, models
 from torch_ref.manifold_mixup import ManifoldMixup
@@ -114,7 +112,7 @@ def ours(size: Size) -> dict[str, Callable[[], Any]]:
     def step_of(method: Any) -> Callable[[], Any]:
         model = nnx.clone(start)
         optimizer = nnx.Optimizer(model, optax.sgd(0.01, momentum=0.9), wrt=nnx.Param)
-        keys = itertools.cycle(jax.random.split(jax.random.key(0), 64))
+        keys = keys_in_turn()
 
         @nnx.jit
         def step(model: Any, optimizer: Any, key: Any) -> Any:

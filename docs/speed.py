@@ -17,7 +17,8 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.measuring import RESULTS, told
+from benchmarks import measuring
+from benchmarks.measuring import RESULTS
 from jax_mix.training.plots import save
 
 matplotlib.use("Agg")
@@ -43,7 +44,7 @@ def table(name: str) -> str:
         return readme()
     found = result(name)
     written: str = importlib.import_module(f"benchmarks.{name.partition('.')[0]}").table(found)
-    missed = [f"- {told(each)}." for each in found.get("targets", ()) if not each["hit"]]
+    missed = [f"- {measuring.told(each)}." for each in found.get("targets", ()) if not each["hit"]]
     return "\n".join([written, *(["", *missed] if missed else [])])
 
 
@@ -58,7 +59,7 @@ def readme() -> str:
         lines.append(
             f"| {TITLES[method]} of [{shape.replace('x', ', ')}], one line; jitted | "
             f"{ms['one line']}; {ms['jitted']} | {of['fastest_peer']}, {ms[of['fastest_peer']]} | "
-            f"{faster[0]:.1f} and {faster[1]:.1f} times as fast |"
+            f"{faster[0]:.2f} and {faster[1]:.2f} times as fast |"
         )
     ours, fastais = (steps["to_the_step_without"][side]["Manifold Mixup"]["median"] for side in ("jax_mix", "fastai"))
     lines.append(f"| Train step with Manifold Mixup, over the step without | {ours:.2f} | fastai, {fastais:.2f} | |")
@@ -67,7 +68,8 @@ def readme() -> str:
     targets = [each for path in sorted(RESULTS.glob("*.json")) for each in targets_of(path)]
     hit = sum(each["hit"] for each in targets)
     cores, device = mixing["cores"], mixing["device"].partition(",")[0]
-    return "\n".join([*lines, "", f"On {cores} cores of {device}; {hit} of {len(targets)} targets were hit."])
+    told = f"Medians, on {cores} cores of {device}. Of the targets of all benchmarks {hit} of {len(targets)} are hit."
+    return "\n".join([*lines, "", told])
 
 
 def is_network(value: Any) -> bool:
