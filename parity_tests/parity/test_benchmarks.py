@@ -202,3 +202,29 @@ def test_a_missed_target_stands_below_its_table(tmp_path, monkeypatch):
         "| MixUp | 1.500 |\n| the step without | 1000 ms |\n\n- step: 1.5, target at most 1.02, missed: the draw.\n"
         "<!-- end of train_step -->\nz"
     )
+    assert speed.table("growth") == "Not measured yet."
+
+
+def test_readme_has_the_rows_of_the_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    seconds = {"one line": {"median_s": 0.004}, "jitted": {"median_s": 0.003}, "timm": {"median_s": 0.009}}
+    faster = {"one line": {"median": 2.25}, "jitted": {"median": 3.0}}
+    of = {"seconds": seconds, "fastest_peer": "timm", "times_faster_than_it": faster}
+    shapes = {"512x32x32x3": of, "256x224x224x3": of}
+    found = {
+        "mixing": {"cores": 2, "device": "A processor, 1 device(s)", "results": {"mixup": shapes, "cutmix": shapes}},
+        "train_step": {"to_the_step_without": {s: {"Manifold Mixup": {"median": 1.01}} for s in ("jax_mix", "fastai")}},
+        "compile_time": {"cores": 2, "a network": {"compile_ratio_to_none": {"manifold": 1.2}}},
+    }
+    found["compile_time"]["targets"] = [measuring.target("a", 1.4, at_most=1.3), measuring.target("b", 1, at_most=1.3)]
+    assert speed.table("speed") == "Not measured yet."
+    for name, each in found.items():
+        (tmp_path / f"{name}.cpu.json").write_text(json.dumps(each))
+    picture, _, head, _, *rows, _, told = speed.table("speed").splitlines()
+    assert picture.endswith("](docs/speed.png)")
+    assert len(rows) == 5
+    assert rows[0] == (
+        "| MixUp of [512, 32, 32, 3], one line; jitted | 4 ms; 3 ms | timm, 9 ms | 2.25 and 3.00 times as fast |"
+    )
+    assert all(row.count("|") == head.count("|") for row in rows)
+    assert told == "Medians, on 2 cores of A processor. Of the targets of all benchmarks 1 of 2 are hit."
