@@ -1,10 +1,16 @@
-"""What the benchmarks share: timing alternatives side by side in one run, and a result file that says on what."""
+"""What the benchmarks share: timing alternatives side by side in one run, targets, and a result file that says on what.
+
+A result is a dictionary. What it was to reach is in its list "targets", each made by `target`, which says whether it
+was hit; of one that was missed the reason stands beside it.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +20,27 @@ from jax_mix.training.environment import environment
 from jax_mix.training.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+_PEERS = ("torch", "torchvision", "timm", "fastai", "kornia", "keras")
 
 
-def side_by_side(alternatives: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each alternative, `rounds` times after one to warm up; they take turns, to see the same machine."""
+def keys_in_turn() -> Iterator[Any]:
+    """Keys that are made before they are asked for, over and over: each call has a draw of its own."""
+    return itertools.cycle(list(jax.random.split(jax.random.key(0), 64)))
+
+
+def side_by_side(
+    alternatives: dict[str, Callable[[], Any]], *, rounds: int, settle: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of each alternative, `rounds` times after one to warm up; they take turns, to see the same machine.
+
+    With `settle` each is called once untimed just before it is timed: another library's threads still spin for a while
+    after its last call, and would take a core from the next one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for i in range(rounds + 1):
         for name, run in alternatives.items():
+            if settle:
+                jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
             if i:
@@ -29,16 +49,48 @@ def side_by_side(alternatives: dict[str, Callable[[], Any]], *, rounds: int) -> 
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
-    first, median, third = statistics.quantiles(seconds, n=4)
-    return {"median_s": median, "first_quartile_s": first, "third_quartile_s": third, "n": len(seconds)}
+    return {name if name == "n" else f"{name}_s": value for name, value in quartiles(seconds).items()}
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    first, median, third = statistics.quantiles(values, n=4)
+    return {"median": median, "first_quartile": first, "third_quartile": third, "n": len(values)}
+
+
+def ratio(times: list[float], others: list[float]) -> dict[str, float]:
+    """How many times as long as `others`, turn by turn."""
+    return quartiles([a / b for a, b in zip(times, others, strict=True)])
+
+
+def exponent(sizes: list[float], seconds: list[float]) -> float:
+    """Of the power of the size that time grows with: the slope of a line through the logarithms."""
+    return statistics.linear_regression(list(map(math.log, sizes)), list(map(math.log, seconds))).slope
+
+
+def target(
+    what: str, measured: float, *, at_most: float | None = None, at_least: float | None = None, reason: str = ""
+) -> dict[str, Any]:
+    """An entry of a result's "targets"; `reason` is measured too, and kept where the target is missed."""
+    hit = (at_most is None or measured <= at_most) and (at_least is None or measured >= at_least)
+    bounds = {name: value for name, value in (("at_most", at_most), ("at_least", at_least)) if value is not None}
+    return {"what": what, "measured": measured, **bounds, "hit": hit, **({} if hit else {"reason": reason})}
 
 
 def save(name: str, results: dict[str, Any]) -> None:
-    """Write `results/NAME.DEVICE.json` with the hardware and the versions."""
+    """Write `results/NAME.DEVICE.json` with the hardware and the versions, and say so."""
     device = jax.devices()[0]
     kind = "cpu" if device.platform == "cpu" else device.device_kind.lower().replace(" ", "-")
-    document = environment("torch", "fastai") | results
+    document = environment(*_PEERS) | results
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.{kind}.json"
     write_json(path, document)
-    print(path.read_text())
+    for each in document.get("targets", ()):
+        print(told(each))
+    print(f"written: {path}", flush=True)
+
+
+def told(target: dict[str, Any]) -> str:
+    """A target in one line."""
+    bound = " and ".join(f"{n.replace('_', ' ')} {target[n]:g}" for n in ("at_most", "at_least") if n in target)
+    verdict = "hit" if target["hit"] else f"missed: {target['reason']}"
+    return f"{target['what']}: {target['measured']:.3g}, target {bound}, {verdict}"

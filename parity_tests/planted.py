@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Fault(NamedTuple):
     """`old` stands in `file` once; with `new` in its place `test` must fail."""
 
-    file: str  # in jax_mix
+    file: str  # seen from jax_mix
     old: str
     new: str
     test: str  # file::function, in parity_tests
@@ -377,4 +377,10 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/evaluation.py", "np.searchsorted(those, of_those)", 'np.searchsorted(those, of_those, "right")', "parity/test_several_labels.py::test_what_is_measured_is_scikit_learns_and_torchs"),
     ("training/losses.py", "target = target if mix is None else mix.targets(target)", "pass", "parity/test_several_labels.py::test_the_loss_and_its_gradient_are_timms_and_torchs"),
     ("training/tasks.py", "jax_mix.mixed_loss(hit, logits, label, mix)", "jax_mix.mixed_loss(hit, logits, label, None)", "parity/test_several_labels.py::test_hits_of_a_mixed_batch_are_of_both_images_by_their_weights"),
+    # What the benchmarks measure, and what the pages tell of it.
+    ("../benchmarks/measuring.py", "            if settle:\n", "            if not settle:\n", "parity/test_benchmarks.py::test_a_call_that_is_not_timed_stands_before_each_that_is"),
+    ("../benchmarks/measuring.py", "measured <= at_most", "measured >= at_most", "parity/test_benchmarks.py::test_targets_and_exponents"),
+    ("../benchmarks/mixing_peers.py", "np.roll(np.arange(self.n), 1)", "np.roll(np.arange(self.n), -1)", "parity/test_benchmarks.py::test_the_same_draw_makes_the_same_and_another_output_is_seen"),
+    ("../benchmarks/__main__.py", 'if not target["hit"]]', 'if target["hit"]]', "parity/test_benchmarks.py::test_the_command_lists_refuses_skips_and_tells"),
+    ("../docs/speed.py", 'if not each["hit"]]', 'if each["hit"]]', "parity/test_benchmarks.py::test_a_missed_target_stands_below_its_table"),
 )]  # fmt: skip

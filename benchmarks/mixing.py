@@ -1,0 +1,155 @@
+"""MixUp and CutMix of one batch on CPU, beside torchvision v2, timm, fastai's callbacks, Kornia and Keras on JAX.
+
+    python -m benchmarks.mixing
+
+float32 images of three shapes. Ours are the one-line functions, `jax_mix.mixup` and `jax_mix.cutmix`, and the same
+draw, blend and targets as a program of `jax.jit`. First every peer's draw is read from outside and given to jax_mix,
+which has to make the same batch and targets of it. Then all take turns in one process on the same data, with one
+untimed call before each timed one, and each with a draw of its own, by its own defaults: one lambda a batch in
+torchvision and timm, one a sample in fastai, Keras, Kornia and here; partners by a roll in torchvision, a flip in timm,
+else by permutation.
+
+The target is half the time of the fastest peer that is not JAX; Keras is JAX. What takes our time is measured beside
+it: the draw alone, the blend alone, a program that does nothing, and a copy of the images by NumPy, into memory that is
+there already and into new memory, which the system hands out page by page; and how many such pages a call takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jax_mix
+from benchmarks.measuring import keys_in_turn, ratio, save, side_by_side, summary, target
+from benchmarks.mixing_peers import ALPHA, PEERS
+from parity_tests.parity.replaying import assert_same_batch
+from parity_tests.tolerances import assert_within_ulp
+
+SHAPES = {(512, 32, 32, 3): 10, (64, 224, 224, 3): 1000, (256, 224, 224, 3): 1000}  # and classes
+ROUNDS, TIMES_FASTER = 15, 2
+METHODS = {"mixup": jax_mix.MixUp(ALPHA["mixup"]), "cutmix": jax_mix.CutMix(ALPHA["cutmix"])}
+ONE_LINE = {"mixup": jax_mix.mixup, "cutmix": jax_mix.cutmix}
+OURS = ("one line", "jitted")
+
+
+def main() -> None:
+    found = measure(SHAPES, ROUNDS)
+    save("mixing", {"what": f"one batch mixed, float32, alpha {ALPHA}", **found})
+
+
+def measure(shapes: Mapping[tuple[int, ...], int], rounds: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"results": {}, "targets": []}
+    for (shape, classes), method in itertools.product(shapes.items(), METHODS):
+        name = "x".join(map(str, shape))
+        of, reason = of_one(method, shape, classes, rounds)
+        found["results"].setdefault(method, {})[name] = of
+        found["targets"] += [
+            target(f"{method} {name}, {form}", faster["median"], at_least=TIMES_FASTER, reason=reason)
+            for form, faster in of["times_faster_than_it"].items()
+        ]
+    return found
+
+
+def of_one(method: str, shape: tuple[int, ...], classes: int, rounds: int) -> tuple[dict[str, Any], str]:
+    """One method and shape: what was measured, and what takes our time."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    y = np.eye(classes, dtype=np.float32)[np.arange(len(x)) % classes]
+    peers = {name: make(method, x, y) for name, make in PEERS.items()}
+    for peer in peers.values():
+        check_same(x, y, peer, method)
+    ours = our_forms(method, x, y)
+    seconds = side_by_side(ours | peers, rounds=rounds, settle=True)
+    medians = {name: np.median(times) for name, times in seconds.items()}
+    fastest = min((name for name in peers if name != "Keras"), key=medians.__getitem__)
+    times_faster = {name: ratio(seconds[fastest], seconds[name]) for name in ours}
+    parts = side_by_side(our_parts(method, x, y), rounds=rounds, settle=True)
+    of = {
+        "seconds": {name: summary(times) for name, times in seconds.items()},
+        "fastest_peer": fastest,
+        "times_faster_than_it": times_faster,
+        "parts": {name: summary(times) for name, times in parts.items()},
+        "new_pages_of_a_call": {name: new_pages(run) for name, run in (ours | peers).items()},
+        "same_output_from_the_same_draw": list(peers),
+    }
+    ms = {name: 1e3 * float(np.median(times)) for name, times in parts.items()}
+    return of, reason_of(ms, of["new_pages_of_a_call"]["jitted"])
+
+
+def check_same(x: np.ndarray, y: np.ndarray, peer: Any, method: str) -> None:
+    """Of a draw of the peer's, jax_mix makes the same batch and targets: pasted bit for bit, blended to 2 units."""
+    replays = (peer.replay() for _ in range(9))
+    mix, image, mixed_target = next(each for each in replays if not np.array_equal(each.image, x))  # a box may be empty
+    assert_same_batch(mix, x, image, range(len(x)) if method == "cutmix" else ())
+    assert_within_ulp(mix.targets(y), mixed_target, np.ones_like(y), ulps=2)
+
+
+def our_forms(method: str, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
+    image, one_hot = jnp.asarray(x), jnp.asarray(y)
+    one_line, alpha = ONE_LINE[method], ALPHA[method]
+    keys = keys_in_turn()
+    jitted = jax.jit(lambda key, image, one_hot: applied(METHODS[method].sample(key, image.shape), image, one_hot))
+    forms = (lambda: one_line(next(keys), image, one_hot, alpha=alpha), lambda: jitted(next(keys), image, one_hot))
+    return dict(zip(OURS, forms, strict=True))
+
+
+def our_parts(method: str, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
+    image, one_hot, there = jnp.asarray(x), jnp.asarray(y), x.copy()
+    key = jax.random.key(0)
+    draw = jax.jit(lambda key: METHODS[method].sample(key, x.shape))
+    blend, nothing, mix = jax.jit(applied), jax.jit(lambda key: key), draw(key)
+    return {
+        "draw": lambda: draw(key),
+        "blend": lambda: blend(mix, image, one_hot),
+        "a program that does nothing": lambda: nothing(key),
+        "a copy into memory that is there": lambda: np.copyto(there, x),
+        "a copy into new memory": x.copy,
+    }
+
+
+def applied(mix: jax_mix.Mix, image: Any, one_hot: Any) -> Any:
+    return mix.blend(image), mix.targets(one_hot)
+
+
+def new_pages(run: Callable[[], Any], calls: int = 5) -> float:
+    """How many pages of memory the system has to hand out for a call, each of which stops it; the median of some."""
+    found = []
+    for _ in range(calls):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        jax.block_until_ready(run())
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return float(np.median(found))
+
+
+def reason_of(ms: dict[str, float], pages: float) -> str:
+    return (
+        f"the draw alone takes {ms['draw']:.2g} ms, the blend alone {ms['blend']:.2g}, a program that does nothing "
+        f"{ms['a program that does nothing']:.2g}; a copy of the images takes "
+        f"{ms['a copy into memory that is there']:.2g} ms into memory that is there, "
+        f"{ms['a copy into new memory']:.2g} into new memory; a call of ours takes {pages:,.0f} new pages of memory"
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    """Milliseconds of each, and how many times faster ours are than the fastest peer that is not JAX."""
+    names = [*OURS, *PEERS]
+    lines = [f"| ms, median | {' | '.join(names)} | faster than | one line | jitted |", "|---" * (len(names) + 4) + "|"]
+    for method, shapes in result["results"].items():
+        for shape, of in shapes.items():
+            times = [f"{1e3 * of['seconds'][name]['median_s']:.3g}" for name in names]
+            faster = [f"{of['times_faster_than_it'][name]['median']:.2f}" for name in OURS]
+            title = {"mixup": "MixUp", "cutmix": "CutMix"}[method]
+            lines.append(
+                f"| {title} [{shape.replace('x', ', ')}] | {' | '.join(times)} | {of['fastest_peer']} | "
+                f"{' | '.join(faster)} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
