@@ -190,7 +190,7 @@ def write_results(
     key = split_seed(config)[3]
     seed = np.asarray(jax.random.key_data(key)).tobytes()
     image, label = data.first_batch(dataset.train, config.batch_size // config.accumulate, seed)
-    mix = recipe.method.sample(key, image.shape) if recipe.method else None
+    mix = jax.jit(recipe.method.sample, static_argnums=1)(key, image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
     task = tasks.of(dataset.test.label)
     if not task.several:
