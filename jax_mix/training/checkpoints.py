@@ -299,11 +299,23 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], may_differ:
     return f"{was}; now {'it is' if len(names) == 1 else 'they are'} {now}" if names else ""
 
 
-@jax.jit
-def is_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether all floating-point numbers in a pytree of arrays are finite. bool `[]`."""
+def is_finite(tree: Any) -> bool:
+    """Whether all floating-point numbers in a pytree of arrays are finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if all(map(_is_on_the_host, leaves)):
+        return all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)  # NumPy has nothing to compile
+    return bool(_is_finite(leaves))
+
+
+@jax.jit
+def _is_finite(leaves: list[Any]) -> Bool[Array, ""]:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _is_on_the_host(a: Any) -> bool:
+    """Whether this process has all of an array, in memory of its own."""
+    whole = a.is_fully_addressable and a.is_fully_replicated
+    return whole and all(device.platform == "cpu" for device in a.devices())
 
 
 @functools.cache  # once in a process

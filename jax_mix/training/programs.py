@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import platform
 import sys
@@ -43,7 +44,7 @@ def keep(cache_dir: str | None) -> None:
     if set_already or jax.distributed.is_initialized():
         return
     try:
-        from jax._src import compilation_cache as jaxs  # JAX's public module sets no more than a folder
+        jaxs: Any = importlib.import_module("jax._src.compilation_cache")  # the public one sets no more than a folder
     except ImportError:
         return
     if not hasattr(jaxs, "get_file_cache"):

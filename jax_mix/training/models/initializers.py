@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Key
 
-_LEAST = 2**16  # numbers, the fewest that are drawn: some milliseconds, where each program more takes a fifth of a second
+_LEAST = 2**16  # numbers, the fewest that are drawn: some milliseconds, where a program takes a fifth of a second
 
 
 def variance_scaling(
@@ -73,9 +73,9 @@ def normal(std: float) -> nnx.Initializer:
 def _first_of(draw: Callable[[int], Any], key: Key[Array, ""], shape: Any) -> Any:
     """The numbers that `draw` gives for the size of `shape`, in that shape.
 
-    They are drawn along one axis, as XLA's CPU compiler unrolls loops over short ones. Outside of a program that is
-    being traced more are drawn, a power of two of them, for kernels of many shapes to share a program: where each number
-    is a function of key and place alone, as JAX's own generator has it, the first are the same.
+    They are drawn along one axis, as XLA's CPU compiler unrolls loops over short ones. Where nothing is being traced
+    more are drawn, a power of two of them, for kernels of many shapes to share a program: of JAX's own generator each
+    number is a function of key and place alone, so that the first are the same.
     """
     size = math.prod(shape)
     alike = jax.config.jax_threefry_partitionable and jax.random.key_impl(key) == "threefry2x32"  # type: ignore[attr-defined]
