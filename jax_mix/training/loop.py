@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 
 from jax_mix.training import data, devices, sharding, signals, tasks
 from jax_mix.training.build import Prepared, make_learner, make_sampler, split_seed
-from jax_mix.training.checkpoints import Checkpoints, is_finite
+from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.errors import Stopped
 from jax_mix.training.evaluation import evaluate
-from jax_mix.training.failed_step import report_failed_step
+from jax_mix.training.failed_step import is_finite, report_failed_step
 from jax_mix.training.logs import Logs
 from jax_mix.training.step import pure_step
 
