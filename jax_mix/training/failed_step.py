@@ -1,4 +1,4 @@
-"""Whether all is finite after a step; and what one leaves after which it is not: failed_step.npz, to look at it again."""
+"""Whether all is finite after a step; and what one leaves after which it is not: failed_step.npz, to look at again."""
 
 from __future__ import annotations
 
