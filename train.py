@@ -32,7 +32,7 @@ from flax import nnx
 
 try:
     from jax_mix._checks import shown, suggest
-    from jax_mix.training import devices, tasks
+    from jax_mix.training import devices, programs, tasks
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
@@ -83,6 +83,7 @@ def train_command(flags: Sequence[str]) -> None:
     devices.keep_collectives_in_order(processes=config.coordinator is not None)
     if config.coordinator:
         devices.join(config.coordinator, config.num_processes, config.process_id)
+    programs.keep(config.cache_dir)
     with devices.together(), contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
         run(config)
 
@@ -106,8 +107,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
       UserError: something in `config` cannot be used.
       Stopped: SIGINT or SIGTERM came.
     """
-    start = time.perf_counter()
-    first = devices.is_first()
+    start, first = time.perf_counter(), devices.is_first()
     folder = Path(devices.decided_by_first(lambda: str(run_files.choose_folder(config))))
 
     # 1. The data, and all else that the run is made of.

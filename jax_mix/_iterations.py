@@ -7,7 +7,6 @@ import warnings
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 ITERATION = "jax_mix_iteration"  # the name of that number
@@ -32,8 +31,8 @@ def iterations(stack: tuple[int, ...]) -> Any:
     if not stack:
         return np.int32(0)
     with jax.ensure_compile_time_eval():
-        first = jnp.arange(stack[0], dtype=jnp.int32)
-        return jnp.broadcast_to(first.reshape(-1, *[1] * (len(stack) - 1)), stack)
+        first = np.arange(stack[0], dtype=np.int32)  # not of jnp, which would compile a program for each length
+        return jax.device_put(np.broadcast_to(first.reshape(-1, *[1] * (len(stack) - 1)), stack))
 
 
 def where_in(stack: tuple[int, ...], value: Any) -> tuple[Any, int | None]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jax_mix._mix import INPUT, Mix
@@ -90,7 +91,7 @@ def batch(
         told = [f"λ = {share(lam[i])}" + (f"\n{targets[i]}" if targets[i] else "") for i in range(count)]
         whose = [f"sample {p}" + (f"\n{own[p]}" if own[p] else "") for p in partner[:count]]
         if mix.layer_name == INPUT:
-            mixed = np.asarray(dataclasses.replace(mix, spatial_axes=(1, 2))._blend_at(INPUT, pixels))
+            mixed = np.asarray(_mixed(dataclasses.replace(mix, spatial_axes=(1, 2)), pixels))
             rows += [("partner", pixels[partner], whose), ("mixed", mixed, told)]
         else:
             both = [f"{who}\n{what}" for who, what in zip(whose, told, strict=True)]
@@ -111,6 +112,11 @@ def batch(
                 if row != "sample" and mix is not None and drawn is not None and drawn.cut[i]:
                     outline(axes, mix, i, dashed=row == "partner")
     return figure
+
+
+@jax.jit  # one program, where by itself each of its operations would be one
+def _mixed(mix: Mix, pixels: Any) -> Any:
+    return mix._blend_at(INPUT, pixels)
 
 
 def draws(mixes: Mix | Iterable[Mix], *, title: str | None = None) -> Figure:

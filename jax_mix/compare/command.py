@@ -19,7 +19,7 @@ from jax_mix.compare import page, planar
 from jax_mix.compare.cells import Cells, Record, failed
 from jax_mix.compare.seeds import is_faster
 from jax_mix.compare.settings import QUICK, Cell, Comparison
-from jax_mix.training import data, devices, signals, tasks
+from jax_mix.training import data, devices, programs, signals, tasks
 from jax_mix.training.build import load, make_model, make_recipe, resolve, split_seed
 from jax_mix.training.command_line import parse
 from jax_mix.training.errors import Stopped, UserError, require
@@ -33,6 +33,7 @@ def main(args: Sequence[str]) -> None:
     default = Comparison(**QUICK) if "--quick" in args else None
     comparison = parse(args, Comparison, default=default, description=_DESCRIPTION)
     devices.keep_collectives_in_order(processes=False)
+    programs.keep(comparison.cache_dir)
     run(comparison, shlex.join(["python", "train.py", "compare", *args]))
 
 

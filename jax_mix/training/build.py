@@ -275,6 +275,7 @@ def make_learner(config: Config, model: nnx.Module, steps: int) -> Learner:
         epsilon=config.adam_epsilon,
         layer_rates=_layer_rates(config, model),
     )
+    transformation = transformation._replace(init=jax.jit(transformation.init))  # or each kind of array is a program
     with jax.numpy_dtype_promotion("standard"):  # optax does not run under strict promotion
         optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
     return Learner(model, optimizer, None if config.ema is None else nnx.clone(model))

@@ -18,9 +18,10 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jax_mix.training import devices
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import check_writable
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool
 
 _CHECKSUMS = "SHA256SUMS"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a checkpoint's name until all is written
@@ -74,6 +73,8 @@ class Checkpoints:
         self._step = 0  # of the last save
         self._failure: str | None = None  # of the last save
         self._keep = keep
+        self._beside = ThreadPoolExecutor(1)
+        self._begun: Future[Any] | None = None  # what Orbax does before its own threads write
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -81,8 +82,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.wait()
+        self._beside.shutdown()
         if "_manager" in vars(self):
-            self.wait()
             self._manager.close()
         if self._failure and error is None:
             raise UserError(self._failure)
@@ -94,7 +96,7 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
     def save(self, step: int, state: Any, history: Any) -> None:
-        """Save a checkpoint: the arrays are copied now, and written by a thread while training goes on.
+        """Save a checkpoint: the arrays are copied now, and written by threads while training goes on.
 
         If a save fails, say because the disk is full, the next one says so on stderr, and training goes on: the older
         checkpoints are kept, and the next may find room again.
@@ -108,9 +110,19 @@ class Checkpoints:
         self._step, self._failure = step, None
         run = {"config": self._config, "history": history, "arrays": _describe(state)}
         run = json.loads(json.dumps(run))  # a copy: the run may append to its history before the thread is through
+        # Before it returns Orbax copies what is on an accelerator, and makes folders, which takes longer than a small
+        # network's step. What is in the host's memory already is copied here, and Orbax called beside; where processes
+        # are several they call it in step.
+        beside = jax.process_count() == 1 and all(map(devices.is_on_the_host, jax.tree.leaves(state)))
+        if beside:
+            state = jax.device_put(state, jax.tree.map(lambda a: a.sharding, state), may_alias=False)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
-            self._manager.save(step, args=items, force=True)
+            save = functools.partial(self._manager.save, step, args=items, force=True)
+            if beside:
+                self._begun = self._beside.submit(save)
+            else:
+                save()
         except Exception as error:
             self._fail(error)
 
@@ -160,9 +172,7 @@ class Checkpoints:
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         """Made when first used, and so the folder: nothing is left of a run that ends before."""
-        if jax.process_index() == 0:  # Orbax would wait with this until the next save, for which a disk may be too full
-            for left_by_a_killed_or_failed_save in self.folder.glob("*" + _UNFINISHED):
-                shutil.rmtree(left_by_a_killed_or_failed_save, ignore_errors=True)
+        self._remove_unfinished()
         _pass_over_closed_loops()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
@@ -171,9 +181,17 @@ class Checkpoints:
         )
         return ocp.CheckpointManager(self.folder, options=options)
 
+    def _remove_unfinished(self) -> None:
+        """What a killed or failed save has left: Orbax waits until the next save, for which a disk may be too full."""
+        for unfinished in self.folder.glob("*" + _UNFINISHED) if jax.process_index() == 0 else ():
+            shutil.rmtree(unfinished, ignore_errors=True)
+
     def wait(self) -> None:
         """Wait until the last save is through, or has failed."""
+        begun, self._begun = self._begun, None
         try:
+            if begun is not None:
+                begun.result()
             if "_manager" in vars(self):
                 self._manager.wait_until_finished()
         except Exception as error:  # whatever Orbax's threads met
@@ -186,6 +204,7 @@ class Checkpoints:
         manager = vars(self).pop("_manager", None)  # it would raise the error again at the next save; or none was made
         with contextlib.suppress(Exception):
             manager.close()
+        self._remove_unfinished()
         steps = self.steps
         self._failure = f"the checkpoint of step {self._step} could not be saved in '{self.folder}' ({reason}); " + (
             f"that of step {steps[-1]} is kept." if steps else "there is none yet."
@@ -297,13 +316,6 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], may_differ:
     was = ", ".join(f"--{name.replace('_', '-')} {_shown(saved.get(name))}" for name in names)
     now = " and ".join(_shown(wanted.get(name)) for name in names)
     return f"{was}; now {'it is' if len(names) == 1 else 'they are'} {now}" if names else ""
-
-
-@jax.jit
-def is_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether all floating-point numbers in a pytree of arrays are finite. bool `[]`."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 @functools.cache  # once in a process

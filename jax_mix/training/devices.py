@@ -152,6 +152,12 @@ def everywhere(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def is_on_the_host(a: Any) -> bool:
+    """Whether an array is one of JAX's, and all of it in this process's own memory."""
+    whole = isinstance(a, jax.Array) and a.is_fully_addressable and a.is_fully_replicated
+    return whole and all(device.platform == "cpu" for device in a.devices())
+
+
 def disagreement(values: Mapping[str, Any], *, of_each: Collection[str] = ()) -> str:
     """What another process of this run has otherwise than process 0, in words; "" if nothing, or there is one process.
 

@@ -1,12 +1,15 @@
-"""What a step leaves after which not all is finite: failed_step.npz, to look at it again."""
+"""Whether all is finite after a step; and what one leaves after which it is not: failed_step.npz, to look at again."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from jax_mix.training import devices
 from jax_mix.training.build import split_seed
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import Config
@@ -15,7 +18,7 @@ from jax_mix.training.files import write_npz
 from jax_mix.training.step import Recipe, draw_key
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Int
+    from jaxtyping import Array, Bool, Int
 
 
 def report_failed_step(
@@ -47,3 +50,16 @@ def report_failed_step(
     except OSError as error:
         return TrainingFailed(f"{told}; its images and draw could not be written, {error}{kept}.")
     return TrainingFailed(f"{told}; its images and draw are in '{path}'{kept}.")
+
+
+def is_finite(tree: Any) -> bool:
+    """Whether all floating-point numbers in a pytree of arrays are finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if all(map(devices.is_on_the_host, leaves)):
+        return all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)  # NumPy has nothing to compile
+    return bool(_is_finite(leaves))
+
+
+@jax.jit
+def _is_finite(leaves: list[Any]) -> Bool[Array, ""]:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

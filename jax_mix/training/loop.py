@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm.auto import tqdm
 
 from jax_mix.training import data, devices, sharding, signals, tasks
 from jax_mix.training.build import Prepared, make_learner, make_sampler, split_seed
-from jax_mix.training.checkpoints import Checkpoints, is_finite
+from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.errors import Stopped
 from jax_mix.training.evaluation import evaluate
-from jax_mix.training.failed_step import report_failed_step
+from jax_mix.training.failed_step import is_finite, report_failed_step
 from jax_mix.training.logs import Logs
 from jax_mix.training.step import pure_step
 
@@ -64,10 +63,10 @@ def train(
     with sharding.in_host_memory(recipe.split_over):
         learner = make_learner(config, model, steps)
         graphdef, state = nnx.split(learner)
-        # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
-        state = jax.tree.map(jnp.copy, state)
     whole = recipe.split_over is None
-    state = jax.device_put(state, devices.everywhere(mesh) if whole else sharding.parts(state, mesh))
+    places = devices.everywhere(mesh) if whole else sharding.parts(state, mesh)
+    # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
+    state = jax.device_put(state, places, may_alias=False)
     nnx.update(learner, state)
     if not whole:
         print(sharding.told(state))

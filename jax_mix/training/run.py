@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jax_mix.training import about, data, devices, plots, tasks
+from jax_mix.training import about, data, devices, tasks
 from jax_mix.training.build import Prepared, described, split_seed
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import HERE, Config
@@ -142,6 +144,12 @@ def write_beginning(folder: Path, prepared: Prepared, *, anew: bool) -> None:
     if anew:
         write_config(folder, prepared.config, anew=True)
     about.write_about(folder, prepared)
+    threading.Thread(target=_import_plots).start()
+
+
+def _import_plots() -> None:
+    """What takes half a second, and is needed at the end alone, while the step is compiled."""
+    importlib.import_module("jax_mix.training.plots")
 
 
 def logits_of(prepared: Prepared, model: nnx.Module) -> Float[np.ndarray, "n classes"]:
@@ -182,6 +190,8 @@ def write_results(
       metrics: as `metrics_of` gives them.
       logits: as `logits_of` gives them.
     """
+    from jax_mix.training import plots  # here: `write_beginning` has had it imported meanwhile
+
     config, dataset, _, recipe = prepared
     write_config(folder, config)  # what may differ in a run that was resumed
     name = printable(folder.name)
@@ -190,7 +200,7 @@ def write_results(
     key = split_seed(config)[3]
     seed = np.asarray(jax.random.key_data(key)).tobytes()
     image, label = data.first_batch(dataset.train, config.batch_size // config.accumulate, seed)
-    mix = recipe.method.sample(key, image.shape) if recipe.method else None
+    mix = jax.jit(recipe.method.sample, static_argnums=1)(key, image.shape) if recipe.method else None
     plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
     task = tasks.of(dataset.test.label)
     if not task.several:

@@ -100,6 +100,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, capfd):
 def test_what_is_saved_is_the_state_at_that_moment_though_its_memory_is_used_again(tmp_path):
     state, history = jnp.ones(100_000), [1]
     step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    step(state + 0)  # compiled, to be quick
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save(1, {"x": state}, history)
         history.append(2)

@@ -152,7 +152,7 @@ def test_timms_networks_start_as_timms():
     assert set(np.asarray(block.gamma[...])) == {np.float32(1e-6)}
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 1, 16), (3, 3, 6, 5), (7, 7, 3, 8), (1, 1, 16, 32), (64, 10)])
+@pytest.mark.parametrize("shape", [(3, 3, 1, 16), (3, 3, 6, 5), (7, 7, 3, 8), (1, 1, 16, 32), (64, 10), (300, 300)])
 @pytest.mark.parametrize(
     ("ours", "flax"),
     [
