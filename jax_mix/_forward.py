@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mix import _product
 from jax_mix._call import Call, as_call
 from jax_mix._checks import batch_size, is_concrete
 from jax_mix._layers import Layer, find_layers, in_loop, not_found
@@ -159,7 +160,15 @@ def _blend_if(active: Any, mix: Mix, x: Any, name: str) -> Any:
         active = None
     try:
         blend = functools.partial(mix._blend_at, name)
-        return blend(x) if active is None else jax.lax.cond(active, blend, lambda x: x, x)
+        if active is None:
+            return blend(x)
+
+        def branch(x: Any) -> Any:
+            return jax.lax.cond(active, blend, lambda x: x, x)
+
+        if not all(_product.fits(leaf, mix.groups) for leaf in jax.tree.leaves(x)):
+            return branch(x)
+        return _product.choose(lambda x: mix._only_if(active)._blend_at(name, x), branch, x)
     except (TypeError, ValueError) as error:
         error.add_note(f"(jax_mix: while mixing at {name!r})")
         raise
