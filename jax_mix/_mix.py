@@ -288,8 +288,7 @@ class Mix:
 
     def _partners(self, x: ArrayLike) -> Array:
         """Partners to be mixed: those of `_take`, or a product in a program for a TPU."""
-        x = jnp.asarray(x)
-        if not _product.fits(x, self.groups):
+        if not _product.fits(x := jnp.asarray(x), self.groups):
             return self._take(x)
         return _product.choose(lambda x: _product.take(x, jnp.asarray(self.partner), self.groups), self._take, x)
 

@@ -7,8 +7,8 @@ once each way, in any layout; and where nothing is drawn W = 1, which costs less
 stays: there it is as fast as copying.
 
 In a product 0 * inf and 0 * nan would reach the whole group. So numbers that are not finite are cut to the largest
-power of two, whose product with 0 is 0, and W is 2**26 times as large, so that with any other weight it overflows: it
-is infinite again, in the mixtures that it is a part of and in no other.
+power of two, whose product with 0 is 0, and W is taken 2**26 times as large, so that with any other weight it
+overflows: it is infinite again, in the mixtures that it is a part of and in no others.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jax_mix._lerp import per_sample
@@ -40,20 +41,16 @@ FORM = contextvars.ContextVar[str | None]("FORM", default=os.environ.get("JAX_MI
 if FORM.get() not in (None, "product", "gather"):
     raise ValueError(f"the environment's JAX_MIX_BLEND must be 'product' or 'gather', got {FORM.get()!r}.")
 
-_SCALE = 26
-_TINY = 2.0 ** (1 - _SCALE)  # 2**127 times a smaller weight would not overflow; 1 - lam is never smaller, or 0
-
 
 def fits(x: Array, groups: int) -> bool:
     """Whether a product may stand for the blend of this array in the program that is traced."""
     form = FORM.get()
     if form == "gather" or not (form or _compiler_there()):
         return False
-    if not x.size or not jnp.issubdtype(x.dtype, jnp.floating) or jnp.finfo(x.dtype).bits > 32:
+    if not x.size or not jnp.issubdtype(x.dtype, jnp.floating) or not stays_in_groups(x, groups):
         return False
-    if not stays_in_groups(x, groups):
-        return False
-    return form == "product" or x.shape[0] // groups <= LARGEST_GROUP
+    # A TPU has no float64, and what stands for it has not its range.
+    return form == "product" or (x.shape[0] // groups <= LARGEST_GROUP and jnp.finfo(x.dtype).bits <= 32)
 
 
 def choose(product: Callable[..., Any], gather: Callable[..., Any], *args: Any) -> Any:
@@ -85,21 +82,22 @@ def _compiler_there() -> bool:
 def blend(x: Array, partner: Array, lam: ArrayLike, groups: int) -> Array:
     """`lam * x + (1 - lam) * x[partner]`, at lam 1 exactly `x` and at lam 0 exactly `x[partner]`.
 
-    Where a sample is infinite or nan, the mixtures that it is a part of are one of both, and no others. Numbers of
-    2**102 (5e30) or more may come out as infinite, and a `lam` below 2**-25 counts as 0.
+    Where a sample is infinite or nan, the mixtures that it is a part of are one of both, and no others. In float32,
+    numbers of 2**102 (5e30) or more may come out as infinite, and a `lam` below 2**-25 counts as 0.
 
     Args:
-      x: float `[batch, ...]`, of up to 32 bits.
+      x: float `[batch, ...]`; blended in at least float32.
       partner: int `[batch]`, each in the own one of the `groups` equal parts of the batch.
       lam: float `[batch]`, or one for all.
     """
     size = x.shape[0] // groups
+    dtype = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype(jnp.float32)
     index = partner.reshape(groups, size) % size
-    weight = per_sample(jnp.asarray(lam).astype(jnp.float32), x.shape[0], 0).reshape(groups, size)
+    weight = per_sample(jnp.asarray(lam).astype(dtype), x.shape[0], 0).reshape(groups, size)
     if sharding := explicit_sharding(x):
         rows = of_mesh(sharding, sharding.spec[0])
         index, weight = jax.sharding.reshard(index, rows), jax.sharding.reshard(weight, rows)
-    parts = x.reshape(groups, size, *x.shape[1:]).astype(jnp.float32)
+    parts = x.reshape(groups, size, *x.shape[1:]).astype(dtype)
     return _blend(parts, index, weight).reshape(x.shape).astype(x.dtype)
 
 
@@ -110,7 +108,8 @@ def take(x: Array, partner: Array, groups: int) -> Array:
 
 @jax.custom_jvp
 def _blend(x: Array, index: Array, lam: Array) -> Array:
-    return _product(_matrix(index, lam) * 2.0**_SCALE, _cut(x)) * 2.0**-_SCALE
+    scale = 2.0 ** _scale(x.dtype)
+    return _product(_matrix(index, lam) * scale, _cut(x)) / scale
 
 
 def _derivative(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Any]:
@@ -132,7 +131,8 @@ _blend.defjvp(_derivative, symbolic_zeros=True)
 
 def _matrix(index: Array, lam: Array) -> Array:
     """W of each group, `[groups, n, n]`."""
-    lam = jnp.where(lam < _TINY, 0, lam)[..., None]
+    # What a smaller weight is scaled to would not make the largest power of two overflow; 1 - lam never is smaller.
+    lam = jnp.where(lam < 2.0 ** (1 - _scale(lam.dtype)), 0, lam)[..., None]
     number = jnp.arange(index.shape[1], dtype=index.dtype)
     own, partner = number[:, None] == number, index[..., None] == number
     return jnp.where(own, lam, 0) + jnp.where(partner, 1 - lam, 0)
@@ -144,8 +144,18 @@ def _product(matrix: Array, x: Array) -> Array:
     return jax.lax.dot_general(matrix, x, (((2,), (1,)), ((0,), (0,))), precision=precision)
 
 
+def _scale(dtype: Any) -> int:
+    return int(jnp.finfo(dtype).nmant) + 3
+
+
 def _cut(x: Array) -> Array:
-    """`x` with the sign and at most 2**127: as whole numbers, magnitudes have their order, inf and nan the last."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    magnitude = jnp.minimum(bits & jnp.uint32(0x7FFFFFFF), jnp.uint32((127 + 127) << 23))
-    return jax.lax.bitcast_convert_type(magnitude | (bits & jnp.uint32(0x80000000)), jnp.float32)
+    """`x`, but not finite or above the largest power of two it is that, with its sign.
+
+    As whole numbers, magnitudes are in their order, with infinity and nan behind all others.
+    """
+    largest = np.array(2.0 ** (jnp.finfo(x.dtype).maxexp - 1), x.dtype)
+    whole = np.dtype(f"uint{8 * largest.nbytes}")
+    sign = np.array(-0.0, x.dtype).view(whole)
+    bits = jax.lax.bitcast_convert_type(x, whole)
+    magnitude = jnp.minimum(bits & ~sign, largest.view(whole))
+    return jax.lax.bitcast_convert_type(magnitude | (bits & sign), x.dtype)
