@@ -287,10 +287,10 @@ class Mix:
         return take_in_groups(x, partner, self.groups, sharding)
 
     def _partners(self, x: ArrayLike) -> Array:
-        """Partners to be mixed: those of `_take`, or a product in a program for a TPU."""
-        if not _product.fits(x := jnp.asarray(x), self.groups):
-            return self._take(x)
-        return _product.choose(lambda x: _product.take(x, jnp.asarray(self.partner), self.groups), self._take, x)
+        """As `_take`, or as a product in a program for a TPU: partners to be mixed."""
+        if _product.fits(x := jnp.asarray(x), self.groups):
+            return _product.choose(lambda x: _product.take(x, jnp.asarray(self.partner), self.groups), self._take, x)
+        return self._take(x)
 
     def _lerp(self, x: ArrayLike, other: ArrayLike, weight: ArrayLike) -> Array:
         """`x` with the values of partners from `other`; `weight` is one for each sample, or for all."""
@@ -349,15 +349,6 @@ class Mix:
         if self.outside is not None:
             weight = weight * column(jnp.asarray(self.outside, jnp.float32), weight)
         return _lerp(x, self._partners(x), jnp.broadcast_to(weight, x.shape, out_sharding=explicit_sharding(x)))
-
-    def _only_if(self, active: Any) -> Mix:
-        """This draw where `active`, else one that leaves everything as it is, in the same form."""
-
-        def otherwise(value: Any, unmixed: int) -> Any:
-            return None if value is None else jnp.where(active, value, unmixed)
-
-        lam, outside, box = otherwise(self.lam, 1), otherwise(self.outside, 1), otherwise(self.box, 0)
-        return dataclasses.replace(self, lam=lam, outside=outside, box=box)
 
     def _check_pair(self, x: Any, other: Any, what: str) -> Any:
         """`other`, that partners are taken from, or `x` where there is none; both are checked."""

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 LARGEST_GROUP = 128
 
 # "product" or "gather": in every program that is traced; None: the product in those for a TPU, of groups that fit.
-FORM = contextvars.ContextVar[str | None]("FORM", default=os.environ.get("JAX_MIX_BLEND"))
-if FORM.get() not in (None, "product", "gather"):
-    raise ValueError(f"the environment's JAX_MIX_BLEND must be 'product' or 'gather', got {FORM.get()!r}.")
+_GIVEN = os.environ.get("JAX_MIX_BLEND")
+if _GIVEN not in (None, "product", "gather"):
+    raise ValueError(f"the environment's JAX_MIX_BLEND must be 'product' or 'gather', got {_GIVEN!r}.")
+FORM = contextvars.ContextVar[str | None]("FORM", default=_GIVEN)
 
 
 def fits(x: Array, groups: int) -> bool:
@@ -134,7 +135,7 @@ def _matrix(index: Array, lam: Array) -> Array:
     # What a smaller weight is scaled to would not make the largest power of two overflow; 1 - lam never is smaller.
     lam = jnp.where(lam < 2.0 ** (1 - _scale(lam.dtype)), 0, lam)[..., None]
     number = jnp.arange(index.shape[1], dtype=index.dtype)
-    own, partner = number[:, None] == number, index[..., None] == number
+    own, partner = jnp.expand_dims(number, (0, 2)) == number[None, None], index[..., None] == number[None, None]
     return jnp.where(own, lam, 0) + jnp.where(partner, 1 - lam, 0)
 
 
