@@ -141,5 +141,31 @@ def compile_step(model: nnx.Module, method: Any, layer: str | None, batch: int) 
     return jax.jit(step, donate_argnums=0).trace(state, key, image, label).lower(lowering_platforms=("tpu",)).compile()
 
 
+def table(result: dict[str, Any]) -> str:
+    """The rows of the result, each beside the step without mixing."""
+    plain = {row["width"]: row for row in result["rows"] if row["form"] == "none"}
+    lines = [
+        "| width | step | blend | collectives | GB accessed | GFLOP | temporary MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        of = plain[row["width"]]
+        kinds = ", ".join(f"{count} {kind}" for kind, count in row["collectives"].items())
+        times = [f"({row[name] / of[name]:.2f}x)" for name in ("bytes_accessed", "flops")]
+        moved, flops, kept = row["bytes_accessed"] / 1e9, row["flops"] / 1e9, row["temporary_bytes"] / 1e6
+        form = "" if row is of else row["form"]
+        cells = [
+            row["width"],
+            row["method"],
+            form,
+            kinds,
+            f"{moved:.3f} {times[0]}",
+            f"{flops:.1f} {times[1]}",
+            f"{kept:.0f}",
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     here(*sys.argv[2:]) if sys.argv[1:2] == ["here"] else main(*sys.argv[1:])

@@ -96,7 +96,9 @@ def test_derivatives_under_every_transformation():
             jax.hessian(lambda lam: jnp.sum(blend(lam, x)))(lam),
         )
 
-    for got, want in zip(*map(jax.tree.leaves, (product(everything)(mix.lam, x), gather(everything)(mix.lam, x))), strict=True):
+    for got, want in zip(
+        *map(jax.tree.leaves, (product(everything)(mix.lam, x), gather(everything)(mix.lam, x))), strict=True
+    ):
         assert_close(got, want, "another order of summation")
 
 
@@ -132,7 +134,8 @@ class Net(nnx.Module):
 
 
 @pytest.mark.parametrize(
-    "method", [jax_mix.ManifoldMixup(1.0, layers=("layer1",)), jax_mix.CutMix(1.0, spatial_axes=(1,), layers=("layer1",))]
+    "method",
+    [jax_mix.ManifoldMixup(1.0, layers=("layer1",)), jax_mix.CutMix(1.0, spatial_axes=(1,), layers=("layer1",))],
 )
 def test_a_layer_that_is_drawn_has_no_branch(method):
     model, x = Net(), jax.random.normal(jax.random.key(0), (8, 6, 6))
