@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mix import _product
 from jax_mix._call import Call, as_call
 from jax_mix._checks import batch_size, is_concrete
 from jax_mix._layers import Layer, find_layers, in_loop, not_found
@@ -159,7 +161,23 @@ def _blend_if(active: Any, mix: Mix, x: Any, name: str) -> Any:
         active = None
     try:
         blend = functools.partial(mix._blend_at, name)
-        return blend(x) if active is None else jax.lax.cond(active, blend, lambda x: x, x)
+        if active is None:
+            return blend(x)
+
+        branch = functools.partial(jax.lax.cond, active, blend, lambda x: x)
+        if not all(_product.fits(leaf, mix.groups) for leaf in jax.tree.leaves(x)):
+            return branch(x)
+        return _product.choose(functools.partial(_only_if(active, mix)._blend_at, name), branch, x)
     except (TypeError, ValueError) as error:
         error.add_note(f"(jax_mix: while mixing at {name!r})")
         raise
+
+
+def _only_if(active: Any, mix: Mix) -> Mix:
+    """The draw where `active`, else one of the same form that leaves everything as it is."""
+
+    def otherwise(value: Any, unmixed: int) -> Any:
+        return None if value is None else jnp.where(active, value, unmixed)
+
+    lam, outside, box = otherwise(mix.lam, 1), otherwise(mix.outside, 1), otherwise(mix.box, 0)
+    return dataclasses.replace(mix, lam=lam, outside=outside, box=box)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mix import _sampling
+from jax_mix import _product, _sampling
 from jax_mix._checks import (
     SIDES,
     batch_size,
@@ -31,7 +31,7 @@ from jax_mix._lerp import lerp as _lerp
 from jax_mix._pixels import covered as _covered
 from jax_mix._pixels import dense_axes, of_axes
 from jax_mix._pixels import inside as _inside
-from jax_mix._sharding import explicit_sharding, take_in_groups
+from jax_mix._sharding import explicit_sharding, stays_in_groups, take_in_groups
 
 if TYPE_CHECKING:
     from jax import Array
@@ -282,13 +282,25 @@ class Mix:
     def _take(self, x: ArrayLike) -> Array:
         x, partner = jnp.asarray(x), jnp.asarray(self.partner)
         sharding = explicit_sharding(x)
-        shards = x.shape[0] // sharding.shard_shape(x.shape)[0] if sharding else 1
-        if self.groups == 1 or self.groups % shards:
+        if self.groups == 1 or not stays_in_groups(x, self.groups):
             return x.at[partner].get(out_sharding=sharding)
         return take_in_groups(x, partner, self.groups, sharding)
 
+    def _partners(self, x: ArrayLike) -> Array:
+        """As `_take`, or as a product in a program for a TPU: partners to be mixed."""
+        if _product.fits(x := jnp.asarray(x), self.groups):
+            return _product.choose(lambda x: _product.take(x, jnp.asarray(self.partner), self.groups), self._take, x)
+        return self._take(x)
+
     def _lerp(self, x: ArrayLike, other: ArrayLike, weight: ArrayLike) -> Array:
-        return _lerp(jnp.asarray(x), self._take(other), weight)
+        """`x` with the values of partners from `other`; `weight` is one for each sample, or for all."""
+        if other is not x or not _product.fits(x := jnp.asarray(x), self.groups):
+            return _lerp(jnp.asarray(x), self._partners(other), weight)
+        return _product.choose(
+            lambda x: _product.blend(x, jnp.asarray(self.partner), weight, self.groups),
+            lambda x: _lerp(x, self._take(x), weight),
+            x,
+        )
 
     def _lerp_values(self, x: ArrayLike, other: ArrayLike) -> Array:
         return self._lerp(x, other, self.lam if self.outside is None else self.outside)
@@ -296,7 +308,7 @@ class Mix:
     def _paste(self, x: ArrayLike, other: ArrayLike, axes: tuple[int, ...] | None = None) -> Array:
         x = jnp.asarray(x)
         mask = jnp.broadcast_to(self._mask(x.shape, axes), x.shape, out_sharding=explicit_sharding(x))
-        partners = self._take(other)
+        partners = self._partners(other)
         return jnp.where(mask, partners, x if self.outside is None else _lerp(x, partners, self.outside))
 
     def _mask(self, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Array:
@@ -336,7 +348,7 @@ class Mix:
         weight = 1 - covered
         if self.outside is not None:
             weight = weight * column(jnp.asarray(self.outside, jnp.float32), weight)
-        return self._lerp(x, x, jnp.broadcast_to(weight, x.shape, out_sharding=explicit_sharding(x)))
+        return _lerp(x, self._partners(x), jnp.broadcast_to(weight, x.shape, out_sharding=explicit_sharding(x)))
 
     def _check_pair(self, x: Any, other: Any, what: str) -> Any:
         """`other`, that partners are taken from, or `x` where there is none; both are checked."""

@@ -31,6 +31,12 @@ def of_mesh(sharding: NamedSharding, *axes: Any) -> NamedSharding:
     return NamedSharding(sharding.mesh, PartitionSpec(*axes))
 
 
+def stays_in_groups(x: Array, groups: int) -> bool:
+    """Whether, as far as is known while tracing, no device has a part of one of the batch's groups only."""
+    sharding = explicit_sharding(x)
+    return not sharding or groups % (x.shape[0] // sharding.shard_shape(x.shape)[0]) == 0
+
+
 def take_in_groups(x: Array, partner: Array, groups: int, sharding: NamedSharding | None) -> Array:
     """`x[partner]`, written so that XLA sees that no index leaves its group."""
     size = x.shape[0] // groups
