@@ -1,0 +1,165 @@
+"""On one GPU: parity in three precisions, mixing, training steps, what each method costs, memory; beside PyTorch.
+
+    python -m benchmarks.accelerator --small        # all of it in miniature, on any machine: does it run here?
+    python -m benchmarks.accelerator --minutes 10
+
+from a clone, with nothing installed but JAX with CUDA, PyTorch, timm, torchvision, optax, orbax and flax, and nothing
+downloaded. Measured, in this order, against PyTorch eager and `torch.compile`, which take turns with us:
+
+  parity    the ladder's rungs that need no fastai, in float32, TF32 and bfloat16 (parity.py)
+  mixing    MixUp and CutMix of batches, as a share of a copy's bandwidth (mixing.py)
+  train     ResNet-18, ResNet-50 and ViT-S: images a second, utilisation, memory (training.py)
+  overhead  the steps of these with each method, over the step without (training.py)
+
+Each part runs in a process of its own (child.py), with XLA_PYTHON_CLIENT_PREALLOCATE=false, since JAX and PyTorch share
+the card. The result file is written after each; a part that fails, or for which there was no time, says so in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.accelerator import page
+from benchmarks.accelerator.child import MARK
+from benchmarks.measuring import save
+
+__all__ = ["main", "measure", "table"]
+table = page.table
+
+# Parts and seconds, of 600; what one does not use, the later ones have.
+PARTS = {
+    "hardware": 20,
+    "parity": 80,
+    "mixing": 85,
+    "train resnet18": 80,
+    "train resnet50": 120,
+    "train vit_small_patch16_224": 95,
+    "overhead resnet18": 50,
+    "overhead vit_small_patch16_224": 40,
+    "overhead resnet50": 30,
+}
+# Not by -m: as __main__ the module would be there twice, and so would its exceptions.
+_CHILD = "import sys; from benchmarks.accelerator import child; child.main(sys.argv[1])"
+_GRACE = 20.0  # seconds that a part may take longer than it was given, before it is ended
+
+
+def main() -> None:
+    """As `python -m benchmarks` runs it: in ten minutes, where there is a GPU."""
+    if jax.devices()[0].platform != "gpu":
+        print(f"accelerator: JAX sees no GPU here, but {jax.devices()[0].device_kind}: --small runs it in miniature.")
+        return
+    measure(minutes=10)
+
+
+def measure(*, minutes: float, small: bool = False, fail: str | None = None) -> dict[str, Any]:
+    """Run the parts, and write results/accelerator.DEVICE.json after each; in miniature accelerator_small.
+
+    Args:
+      minutes: in which all is to be done.
+      small: whether it is in miniature.
+      fail: a part that is to fail, for the test.
+
+    Returns:
+      What was written.
+    """
+    end = time.monotonic() + 60 * minutes
+    told = "in miniature: its numbers say nothing" if small else "beside PyTorch, on the same device"
+    result: dict[str, Any] = {"what": f"python -m benchmarks.accelerator, {told}", "minutes": minutes, "small": small}
+    result["parts"] = {name: {"status": "left out", "why": "its turn did not come"} for name in PARTS}
+    waiting = dict(PARTS)
+    with tempfile.TemporaryDirectory(prefix="jax_mix-") as cache:
+        while waiting:
+            # In miniature one process runs them all, for its start takes longest.
+            names = list(waiting) if small else list(waiting)[:1]
+            _run(names, waiting, end, result["parts"], {"small": small, "fail": fail}, cache)
+            _save(result)
+    result["targets"] = page.targets(result)
+    _save(result, shown=True)
+    return result
+
+
+def _run(
+    names: list[str], waiting: dict[str, float], end: float, parts: dict[str, Any], options: dict[str, Any], cache: str
+) -> None:
+    """Run parts in a process, and take those from `waiting` that it came to: after a crash the rest still waits."""
+    left = max(0.0, end - time.monotonic())
+    given = [(name, left * waiting[name] / sum(waiting.values())) for name in names]
+    if not options["small"] and given[0][1] < 10:
+        parts[names[0]]["why"] = f"{left:.0f} seconds were left for it and all after it"
+        del waiting[names[0]]
+        return
+    limit = left if options["small"] else min(left, given[0][1] + _GRACE)
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if options["small"]:
+        environment = {"OMP_NUM_THREADS": "1"} | environment
+    # A step is compiled for two parts.
+    kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = kept | environment
+    command = [sys.executable, "-c", _CHILD, json.dumps(options | {"parts": given})]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,  # compilers start processes of their own, which are to end with it
+    )
+    timer = threading.Timer(limit, _end, (process,))
+    timer.start()
+    current = names[0]
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.startswith(MARK):
+                print(line, end="", file=sys.stderr)
+                continue
+            said = json.loads(line.removeprefix(MARK))
+            current = said.pop("part")
+            _put(parts, current, said)
+    finally:
+        timer.cancel()
+        _end(process)
+    status = process.wait()
+    if parts[current]["status"] in ("cut short", "left out") and "seconds" not in parts[current]:
+        why = (
+            f"it took longer than {limit:.0f} seconds" if timer.finished.is_set() and status == -signal.SIGKILL else ""
+        )
+        parts[current] |= {"status": "cut short", "why": why or f"its process ended with status {status}"}
+    for name in names[: names.index(current) + 1]:
+        waiting.pop(name, None)
+
+
+def _put(parts: dict[str, Any], name: str, said: dict[str, Any]) -> None:
+    if "key" in said:
+        parts[name].setdefault("results", {})[said["key"]] = said["value"]
+        return
+    if said["status"] == "cut short":
+        print(f"accelerator: {name}", file=sys.stderr)
+    parts[name].pop("why", None)
+    parts[name] |= said
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _save(result: dict[str, Any], *, shown: bool = False) -> None:
+    name = "accelerator_small" if result["small"] else "accelerator"
+    hardware = result["parts"]["hardware"].get("results", {})
+    result = result | ({"versions": hardware["versions"]} if "versions" in hardware else {})
+    with contextlib.nullcontext() if shown else contextlib.redirect_stdout(io.StringIO()):
+        save(name, result)
