@@ -21,7 +21,7 @@ from benchmarks.accelerator.child import Part
 from benchmarks.accelerator.clock import take_turns, torch_device
 
 SHAPES = ((512, 32, 32, 3), (256, 224, 224, 3), (256, 56, 56, 64))
-SMALL = ((8, 8, 8, 3), (4, 16, 16, 3), (4, 8, 8, 4))
+SMALL = ((4, 8, 8, 4),)
 DTYPES = {"float32": (jnp.float32, torch.float32), "bfloat16": (jnp.bfloat16, torch.bfloat16)}
 ARRAYS_MOVED = {"copy": 2, "MixUp": 3, "CutMix": 2}
 _TURN = 0.02  # seconds: some hundred calls
