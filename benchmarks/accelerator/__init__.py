@@ -12,7 +12,7 @@ downloaded. Measured, in this order, against PyTorch eager and `torch.compile`, 
   overhead  the steps of these with each method, over the step without (training.py)
 
 Each part runs in a process of its own (child.py), with XLA_PYTHON_CLIENT_PREALLOCATE=false, since JAX and PyTorch share
-the card. The result file is written after each; a part that fails, or for which there was no time, says so in it.
+the card. The result file is written as numbers come in; a part that fails, or for which there was no time, says so.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ table = page.table
 
 # Parts and seconds, of 600; what one does not use, the later ones have.
 PARTS = {
-    "hardware": 20,
-    "parity": 80,
-    "mixing": 85,
-    "train resnet18": 80,
-    "train resnet50": 120,
-    "train vit_small_patch16_224": 95,
-    "overhead resnet18": 50,
-    "overhead vit_small_patch16_224": 40,
-    "overhead resnet50": 30,
+    "hardware": 40,  # and what is imported for the first time
+    "parity": 70,
+    "mixing": 70,
+    "train resnet18": 70,
+    "train resnet50": 110,
+    "train vit_small_patch16_224": 85,
+    "overhead resnet18": 85,
+    "overhead vit_small_patch16_224": 45,
+    "overhead resnet50": 25,
 }
 # Not by -m: as __main__ the module would be there twice, and so would its exceptions.
 _CHILD = "import sys; from benchmarks.accelerator import child; child.main(sys.argv[1])"
+_LEAST = 10.0  # seconds: with less a part is not started
 _GRACE = 20.0  # seconds that a part may take longer than it was given, before it is ended
 
 
@@ -64,13 +65,12 @@ def main() -> None:
     measure(minutes=10)
 
 
-def measure(*, minutes: float, small: bool = False, fail: str | None = None) -> dict[str, Any]:
-    """Run the parts, and write results/accelerator.DEVICE.json after each; in miniature accelerator_small.
+def measure(*, minutes: float, small: bool = False) -> dict[str, Any]:
+    """Run the parts, and write results/accelerator.DEVICE.json as they go; in miniature accelerator_small.
 
     Args:
       minutes: in which all is to be done.
       small: whether it is in miniature.
-      fail: a part that is to fail, for the test.
 
     Returns:
       What was written.
@@ -84,42 +84,34 @@ def measure(*, minutes: float, small: bool = False, fail: str | None = None) -> 
         while waiting:
             # In miniature one process runs them all, for its start takes longest.
             names = list(waiting) if small else list(waiting)[:1]
-            _run(names, waiting, end, result["parts"], {"small": small, "fail": fail}, cache)
+            _run(names, waiting, end, result, cache)
             _save(result)
     result["targets"] = page.targets(result)
     _save(result, shown=True)
     return result
 
 
-def _run(
-    names: list[str], waiting: dict[str, float], end: float, parts: dict[str, Any], options: dict[str, Any], cache: str
-) -> None:
+def _run(names: list[str], waiting: dict[str, float], end: float, result: dict[str, Any], cache: str) -> None:
     """Run parts in a process, and take those from `waiting` that it came to: after a crash the rest still waits."""
-    left = max(0.0, end - time.monotonic())
-    given = [(name, left * waiting[name] / sum(waiting.values())) for name in names]
-    if not options["small"] and given[0][1] < 10:
+    small, parts, now = result["small"], result["parts"], time.monotonic()
+    left, deadline, given = max(0.0, end - now), now, []
+    for name in names:
+        deadline += left * waiting[name] / sum(waiting.values())
+        given.append((name, deadline))
+    if not small and given[0][1] - now < _LEAST:
         parts[names[0]]["why"] = f"{left:.0f} seconds were left for it and all after it"
         del waiting[names[0]]
         return
-    limit = left if options["small"] else min(left, given[0][1] + _GRACE)
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    if options["small"]:
-        environment = {"OMP_NUM_THREADS": "1"} | environment
-    # A step is compiled for two parts.
-    kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment = kept | environment
-    command = [sys.executable, "-c", _CHILD, json.dumps(options | {"parts": given})]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        start_new_session=True,  # compilers start processes of their own, which are to end with it
-    )
-    timer = threading.Timer(limit, _end, (process,))
+    limit = min(left, deadline - now + _GRACE)
+    process, current = _start(json.dumps({"small": small, "parts": given}), cache, small=small), names[0]
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        _end(process)
+
+    timer = threading.Timer(limit, stop)
     timer.start()
-    current = names[0]
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -128,28 +120,42 @@ def _run(
                 continue
             said = json.loads(line.removeprefix(MARK))
             current = said.pop("part")
-            _put(parts, current, said)
+            _put(parts[current], current, said)
+            _save(result)
+        status = process.wait()
     finally:
         timer.cancel()
         _end(process)
-    status = process.wait()
-    if parts[current]["status"] in ("cut short", "left out") and "seconds" not in parts[current]:
-        why = (
-            f"it took longer than {limit:.0f} seconds" if timer.finished.is_set() and status == -signal.SIGKILL else ""
-        )
-        parts[current] |= {"status": "cut short", "why": why or f"its process ended with status {status}"}
+    if "seconds" not in parts[current]:
+        why = f"it took longer than {limit:.0f} seconds" if late.is_set() else f"its process ended with status {status}"
+        parts[current] |= {"status": "cut short", "why": why}
     for name in names[: names.index(current) + 1]:
-        waiting.pop(name, None)
+        del waiting[name]
 
 
-def _put(parts: dict[str, Any], name: str, said: dict[str, Any]) -> None:
+def _start(given: str, cache: str, *, small: bool) -> subprocess.Popen[str]:
+    # A step is compiled for two parts.
+    environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment |= {"OMP_NUM_THREADS": "1"} if small else {}
+    environment |= os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return subprocess.Popen(
+        [sys.executable, "-c", _CHILD, given],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,  # compilers start processes of their own, which are to end with it
+    )
+
+
+def _put(part: dict[str, Any], name: str, said: dict[str, Any]) -> None:
     if "key" in said:
-        parts[name].setdefault("results", {})[said["key"]] = said["value"]
+        part.setdefault("results", {})[said["key"]] = said["value"]
         return
     if said["status"] == "cut short":
         print(f"accelerator: {name}", file=sys.stderr)
-    parts[name].pop("why", None)
-    parts[name] |= said
+    part.pop("why", None)
+    part |= said
 
 
 def _end(process: subprocess.Popen[str]) -> None:

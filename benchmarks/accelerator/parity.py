@@ -72,7 +72,7 @@ def run(part: Part) -> None:
                 if part.small and (name == "ViT") != (precision == "bfloat16"):
                     continue  # a miniature runs each network once
                 part.need(15, f"{name} in this precision")
-                methods = METHODS[:1] if name == "ViT" else METHODS[1:] if part.small else METHODS
+                methods = METHODS[:1] if name == "ViT" else METHODS[2:] if part.small else METHODS
                 part.tell(f"{precision}, {name}", network(part, pair, precision, methods))
 
 
