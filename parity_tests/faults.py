@@ -18,7 +18,7 @@ from pathlib import Path
 from parity_tests.planted import FAULTS, Fault
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs", "shared", "docs", "benchmarks")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs", "shared", "evidence", "*.png")
 
 
 def main() -> int:

@@ -20,10 +20,10 @@ import torchvision
 from flax import nnx
 
 import jax_mix
-from benchmarks.accelerator import torch_side
-from benchmarks.accelerator.child import LeftOut, Part, largest_batch
-from benchmarks.accelerator.clock import take_turns, torch_device
-from benchmarks.accelerator.hardware import peak
+from benchmarks.on_gpu import torch_side
+from benchmarks.on_gpu.child import LeftOut, Part, largest_batch
+from benchmarks.on_gpu.clock import take_turns, torch_device
+from benchmarks.on_gpu.hardware import peak
 from jax_mix.training import data, models
 from jax_mix.training.build import make_learner
 from jax_mix.training.config import Config
@@ -111,10 +111,12 @@ class Speed:
 
     def run(self, part: Part) -> None:
         _need_miniature(self.name, part, ("resnet50",))
-        part.tell("forward_flops_an_image", forward_flops(self.name, part.small))
-        largest_batch(part, SMALL_BATCHES if part.small else BATCHES, functools.partial(self._measure, part))
+        flops = forward_flops(self.name, part.small)
+        part.tell("forward_flops_an_image", flops)
+        batches = SMALL_BATCHES if part.small else BATCHES
+        largest_batch(part, batches, functools.partial(self._measure, part, flops))
 
-    def _measure(self, part: Part, batch: int) -> None:
+    def _measure(self, part: Part, flops: float, batch: int) -> None:
         torch.cuda.empty_cache()  # of a larger batch, which did not fit
         sides: dict[str, Any] = {"jax_mix": Ours(self.name, batch, "none", part.small)}
         part.tell("memory, jax_mix", sides["jax_mix"].memory())
@@ -130,6 +132,10 @@ class Speed:
                 until = part.deadline if compiled else 0.0
                 seconds = take_turns(steps, seconds=_turn(part), until=until)
                 part.tell("step", {"batch": batch, "seconds": seconds, "parameters": counts["jax_mix"]})
+                rates = {each: batch / of["median_s"] for each, of in seconds.items()}
+                part.tell("images_a_second", rates)
+                kind = jax.devices()[0].device_kind
+                part.tell("utilisation", {each: utilisation(flops, rate, kind) for each, rate in rates.items()})
 
 
 class Overhead:
@@ -273,7 +279,3 @@ def utilisation(flops_an_image: float, images_a_second: float, kind: str) -> flo
     """Of the device's peak, what the model's own operations take: three forward passes a step, by convention."""
     most = peak(kind)
     return None if most is None else 3 * flops_an_image * images_a_second / most
-
-
-def images_a_second(step: dict[str, Any], title: str) -> float:
-    return step["batch"] / step["seconds"][title]["median_s"]

@@ -10,48 +10,69 @@ TIMES_YARDSTICK = 2.0  # as far from PyTorch as PyTorch is from itself elsewhere
 
 
 def targets(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each target with what was found: `hit`, or None where it was not measured."""
+    """Each target that was measured: what was `measured`, its bound, whether it was `hit`, and of a miss the reason."""
     return [
-        {"what": what, "target": f"{'at least' if least else 'at most'} {target}", "found": found, "hit": hit}
-        for what, target, least, found in _found(result)
-        for hit in [None if found is None else bool(found >= target if least else found <= target)]
+        {"what": what, "measured": measured, bound: value, "hit": hit, **({} if hit else {"reason": reason})}
+        for what, bound, value, measured, reason in _found(result)
+        if measured is not None
+        for hit in [measured >= value if bound == "at_least" else measured <= value]
     ]
 
 
-def _found(result: dict[str, Any]) -> Iterator[tuple[str, float, bool, float | None]]:
+def not_measured(result: dict[str, Any]) -> list[str]:
+    """The targets that were not: their part failed, or was left out."""
+    return [what for what, _, _, measured, _ in _found(result) if measured is None]
+
+
+def _found(result: dict[str, Any]) -> Iterator[tuple[str, str, float, float | None, str]]:
+    """What each target is of, its bound, what was measured, and what says most about a miss."""
     for key, values in _results(result, "parity").items():
         for path, each in _distances(values):
-            yield f"parity, {key}, {path}, times the yardstick", TIMES_YARDSTICK, False, each["times_yardstick"]
+            apart = f"{each['from_torch']:.1e} of the largest number, PyTorch from itself {each['yardstick']:.1e}"
+            yield (
+                f"parity, {key}, {path}, times the yardstick",
+                "at_most",
+                TIMES_YARDSTICK,
+                each["times_yardstick"],
+                apart,
+            )
     for shape, values in _results(result, "mixing").items():
         for method in ("MixUp", "CutMix"):
-            if method in values:
-                share = values[method]["share_of_copy"]["jax_mix"]
-                yield f"{method} of {shape}, share of a copy's bandwidth", SHARE_OF_COPY, True, share
+            shares = values[method]["share_of_copy"]
+            times = [1e6 * values[name]["seconds"]["jax_mix"]["median_s"] for name in (method, "copy")]
+            theirs = ", ".join(f"{title} {share:.2f}" for title, share in shares.items() if title != "jax_mix")
+            reason = f"{times[0]:.0f} us a call, a copy {times[1]:.0f} us; of others {theirs}"
+            yield (
+                f"{method} of {shape}, share of a copy's bandwidth",
+                "at_least",
+                SHARE_OF_COPY,
+                shares["jax_mix"],
+                reason,
+            )
     for part in result["parts"]:
         kind, _, network = part.partition(" ")
+        median = _medians(result, part)
         if kind == "train":
-            median = _medians(result, part)
-            for title, target in (("PyTorch", TIMES_EAGER), ("torch.compile", TIMES_COMPILED)):
+            times = ", ".join(f"{title} {1e3 * each:.1f}" for title, each in median.items())
+            for title, least in (("PyTorch", TIMES_EAGER), ("torch.compile", TIMES_COMPILED)):
                 both = "jax_mix" in median and title in median
-                times = median[title] / median["jax_mix"] if both else None
-                yield f"{network}, images a second over those of {title}", target, True, times
+                over = median[title] / median["jax_mix"] if both else None
+                what = f"{network}, images a second over those of {title}"
+                yield what, "at_least", least, over, f"ms a step: {times}"
         elif kind == "overhead":
-            median = _medians(result, part)
             for method in ("mixup", "cutmix", "manifold"):
-                yield (
-                    f"{network}, step with {method} over the step without",
-                    OVERHEAD,
-                    False,
-                    _over(median, "jax_mix", method),
-                )
+                what = f"{network}, step with {method} over the step without"
+                reason = f"PyTorch's is {_number(_over(median, 'PyTorch', method), 3)}"
+                yield what, "at_most", OVERHEAD, _over(median, "jax_mix", method), reason
 
 
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown: what was not measured and why, then a table for each kind of part."""
     hardware = _results(result, "hardware")
-    versions = result.get("versions", {})
-    named = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax", "torch", "timm") if name in versions)
-    lines = [f"{result.get('device', hardware.get('jax', {}).get('kind', 'unknown device'))}; {named}."]
+    versions = hardware.get("versions", {})
+    named = [f"{name} {versions[name]}" for name in ("jax", "flax", "torch", "torchvision", "timm") if name in versions]
+    lines = [", ".join([hardware.get("jax", {}).get("kind", "unknown device"), *named]) + "."]
+    lines += [f"Without {name}: {why}." for name, why in hardware.get("without", {}).items()]
     for name, part in result["parts"].items():
         if part["status"] != "done":
             lines.append(f'Part "{name}": {part["status"]}, {part.get("why", "no reason was told")}.')
@@ -63,8 +84,9 @@ def table(result: dict[str, Any]) -> str:
     blocks += [
         _table(*each) for each in (_parity(result), _mixing(result), _training(result), _overhead(result)) if each[1]
     ]
-    blocks.append(_targets(result))
-    return "\n\n".join(block for block in blocks if block)
+    if missing := not_measured(result):
+        blocks.append("Not measured: " + "; ".join(missing) + ".")
+    return "\n\n".join(blocks)
 
 
 def _parity(result: dict[str, Any]) -> tuple[str, list[str]]:
@@ -98,23 +120,22 @@ def _mixing(result: dict[str, Any]) -> tuple[str, list[str]]:
 
 def _training(result: dict[str, Any]) -> tuple[str, list[str]]:
     titles = ("jax_mix", "PyTorch", "torch.compile")
-    head = "images a second (utilisation; memory, GB) | batch | " + " | ".join(titles)
+    head = "images a second (part of the device's peak; memory, GB) | batch | " + " | ".join(titles)
     rows = []
-    most = _results(result, "hardware").get("bf16_peak_flops")
     for part in result["parts"]:
-        found, median = _results(result, part), _medians(result, part)
-        if not part.startswith("train ") or not median:
+        found = _results(result, part)
+        if not part.startswith("train ") or "images_a_second" not in found:
             continue
         cells = []
         for title in titles:
-            if title not in median:
+            if title not in found["images_a_second"]:
                 cells.append("")
                 continue
-            rate = found["step"]["batch"] / median[title]
-            used = f"{3 * found['forward_flops_an_image'] * rate / most:.0%}" if most else "peak not known"
             memory = found.get(f"memory, {title}", {})
             held = memory.get("program") or memory.get("in_use")
-            cells.append(f"{rate:.0f} ({used}; {_number(held and held / 1e9)})")
+            used = found["utilisation"][title]
+            told = ["-" if used is None else f"{used:.0%}", _number(held and held / 1e9)]
+            cells.append(f"{found['images_a_second'][title]:.0f} ({'; '.join(told)})")
         rows.append(f"{part.removeprefix('train ')} | {found['step']['batch']} | " + " | ".join(cells))
     return head, rows
 
@@ -129,18 +150,6 @@ def _overhead(result: dict[str, Any]) -> tuple[str, list[str]]:
                 cells = " | ".join(_number(_over(median, side, method), 3) for side in ("jax_mix", "PyTorch"))
                 rows.append(f"{part.removeprefix('overhead ')}, {method} | {cells}")
     return head, rows
-
-
-def _targets(result: dict[str, Any]) -> str:
-    every = result.get("targets") or targets(result)
-    counts = [sum(each["hit"] is verdict for each in every) for verdict in (True, False, None)]
-    told = "Of {} targets {} are hit, {} missed and {} not measured.".format(len(every), *counts)
-    missed = [
-        f"- missed: {each['what']}: {each['found']:.3g}, target {each['target']}"
-        for each in every
-        if each["hit"] is False
-    ]
-    return "\n".join([told, *([""] if missed else []), *missed])
 
 
 def _results(result: dict[str, Any], part: str) -> dict[str, Any]:
@@ -176,4 +185,4 @@ def _table(head: str, rows: list[str]) -> str:
 
 
 def _number(value: float | None, digits: int = 1) -> str:
-    return "not measured" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"

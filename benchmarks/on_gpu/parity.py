@@ -19,10 +19,10 @@ import torch
 from flax import nnx
 
 import jax_mix
-from benchmarks.accelerator import torch_side
-from benchmarks.accelerator.child import LeftOut, Part
-from benchmarks.accelerator.clock import torch_device
-from benchmarks.accelerator.torch_side import Draw
+from benchmarks.on_gpu import torch_side
+from benchmarks.on_gpu.child import LeftOut, Part
+from benchmarks.on_gpu.clock import torch_device
+from benchmarks.on_gpu.torch_side import Draw
 from jax_mix.training import models
 from jax_mix.training.step import apply_gradients, loss_and_gradients
 from torch_ref import convert
@@ -31,6 +31,7 @@ from torch_ref import models as twins
 CLASSES, RATE, MOMENTUM = 10, 0.05, 0.9
 METHODS = ("MixUp", "CutMix", "Manifold Mixup")
 PRECISIONS = ("float32", "bfloat16", "TF32")
+_ROUNDING = 2.0**-24
 _JAX_PRECISION = {"float32": "highest", "bfloat16": "default", "TF32": "tensorfloat32"}
 
 
@@ -102,12 +103,16 @@ def to(device: torch.device, draw: Draw) -> Draw:
 
 
 def apart(ours: Any, here: Any, on_cpu: Any) -> dict[str, float | None]:
-    """Largest differences, as parts of the largest number: of us from PyTorch, and of PyTorch here from on the CPU."""
+    """Largest differences, as parts of the largest number: of us from PyTorch, and of PyTorch here from on the CPU.
+
+    "times_yardstick" is the first over the second, of which one rounding of float32 is the least; None on a CPU, where
+    PyTorch is not to be compared with itself.
+    """
     ours, here, on_cpu = (np.concatenate([a.ravel() for a in arrays]) for arrays in (ours, here, on_cpu))
     largest = float(np.abs(on_cpu).max())
     found, yardstick = (float(np.abs(a - b).max()) / largest for a, b in ((ours, here), (here, on_cpu)))
-    # On a CPU both sides of the yardstick are the same program.
-    return {"from_torch": found, "yardstick": yardstick, "times_yardstick": found / yardstick if yardstick else None}
+    times = None if torch_device().type == "cpu" else found / max(yardstick, _ROUNDING)
+    return {"from_torch": found, "yardstick": yardstick, "times_yardstick": times}
 
 
 def arrays(part: Part, precision: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import subprocess
 import jax
 import torch
 
-from benchmarks.accelerator.child import Part
-from benchmarks.accelerator.clock import torch_device
+from benchmarks.on_gpu.child import Part
+from benchmarks.on_gpu.clock import torch_device
 from jax_mix.training.environment import environment
 
 # bfloat16 with float32 sums, dense, in 10^12 operations a second: NVIDIA's data sheets. The first name that is found

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 import jax_mix
-from benchmarks.accelerator import torch_side
-from benchmarks.accelerator.child import Part
-from benchmarks.accelerator.clock import take_turns, torch_device
+from benchmarks.on_gpu import torch_side
+from benchmarks.on_gpu.child import Part
+from benchmarks.on_gpu.clock import take_turns, torch_device
 
 SHAPES = ((512, 32, 32, 3), (256, 224, 224, 3), (256, 56, 56, 64))
 SMALL = ((4, 8, 8, 4),)

@@ -6,17 +6,19 @@
 from a clone, with nothing installed but JAX with CUDA, PyTorch, timm, torchvision, optax, orbax and flax, and nothing
 downloaded. Measured, in this order, against PyTorch eager and `torch.compile`, which take turns with us:
 
-  parity    the ladder's rungs that need no fastai, in float32, TF32 and bfloat16 (parity.py)
-  mixing    MixUp and CutMix of batches, as a share of a copy's bandwidth (mixing.py)
-  train     ResNet-18, ResNet-50 and ViT-S: images a second, utilisation, memory (training.py)
-  overhead  the steps of these with each method, over the step without (training.py)
+  parity    the ladder's rungs that need no fastai, in float32, TF32 and bfloat16 (on_gpu/parity.py)
+  mixing    MixUp and CutMix of batches, as a share of a copy's bandwidth (on_gpu/mixing.py)
+  train     ResNet-18, ResNet-50 and ViT-S: images a second, utilisation, memory (on_gpu/training.py)
+  overhead  the steps of these with each method, over the step without (on_gpu/training.py)
 
-Each part runs in a process of its own (child.py), with XLA_PYTHON_CLIENT_PREALLOCATE=false, since JAX and PyTorch share
-the card. The result file is written as numbers come in; a part that fails, or for which there was no time, says so.
+Each part runs in a process of its own (on_gpu/child.py), in which JAX and PyTorch take turns on the same card; for that
+XLA_PYTHON_CLIENT_PREALLOCATE=false. The result file is written as numbers come in; a part that fails, or for which
+there was no time, says so in it.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -32,13 +34,11 @@ from typing import Any
 
 import jax
 
-from benchmarks.accelerator import page
-from benchmarks.accelerator.child import MARK
-from benchmarks.measuring import save
+from benchmarks import measuring
+from benchmarks.on_gpu import page
+from benchmarks.on_gpu.child import MARK
 
-__all__ = ["main", "measure", "table"]
 table = page.table
-
 # Parts and seconds, of 600; what one does not use, the later ones have.
 PARTS = {
     "hardware": 40,  # and what is imported for the first time
@@ -52,7 +52,7 @@ PARTS = {
     "overhead resnet50": 25,
 }
 # Not by -m: as __main__ the module would be there twice, and so would its exceptions.
-_CHILD = "import sys; from benchmarks.accelerator import child; child.main(sys.argv[1])"
+_CHILD = "import sys; from benchmarks.on_gpu import child; child.main(sys.argv[1])"
 _LEAST = 10.0  # seconds: with less a part is not started
 _GRACE = 20.0  # seconds that a part may take longer than it was given, before it is ended
 
@@ -86,7 +86,7 @@ def measure(*, minutes: float, small: bool = False) -> dict[str, Any]:
             names = list(waiting) if small else list(waiting)[:1]
             _run(names, waiting, end, result, cache)
             _save(result)
-    result["targets"] = page.targets(result)
+    result |= {"targets": page.targets(result), "not_measured": page.not_measured(result)}
     _save(result, shown=True)
     return result
 
@@ -103,29 +103,29 @@ def _run(names: list[str], waiting: dict[str, float], end: float, result: dict[s
         del waiting[names[0]]
         return
     limit = min(left, deadline - now + _GRACE)
-    process, current = _start(json.dumps({"small": small, "parts": given}), cache, small=small), names[0]
-    late = threading.Event()
+    late, current = threading.Event(), names[0]
+    with _start(json.dumps({"small": small, "parts": given}), cache, small=small) as process:
 
-    def stop() -> None:
-        late.set()
-        _end(process)
+        def stop() -> None:
+            late.set()
+            _end(process)
 
-    timer = threading.Timer(limit, stop)
-    timer.start()
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if not line.startswith(MARK):
-                print(line, end="", file=sys.stderr)
-                continue
-            said = json.loads(line.removeprefix(MARK))
-            current = said.pop("part")
-            _put(parts[current], current, said)
-            _save(result)
-        status = process.wait()
-    finally:
-        timer.cancel()
-        _end(process)
+        timer = threading.Timer(limit, stop)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if not line.startswith(MARK):
+                    print(line, end="", file=sys.stderr)
+                    continue
+                said = json.loads(line.removeprefix(MARK))
+                current = said.pop("part")
+                _put(parts[current], current, said)
+                _save(result)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            _end(process)
     if "seconds" not in parts[current]:
         why = f"it took longer than {limit:.0f} seconds" if late.is_set() else f"its process ended with status {status}"
         parts[current] |= {"status": "cut short", "why": why}
@@ -143,7 +143,7 @@ def _start(given: str, cache: str, *, small: bool) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[1],
         start_new_session=True,  # compilers start processes of their own, which are to end with it
     )
 
@@ -168,4 +168,19 @@ def _save(result: dict[str, Any], *, shown: bool = False) -> None:
     hardware = result["parts"]["hardware"].get("results", {})
     result = result | ({"versions": hardware["versions"]} if "versions" in hardware else {})
     with contextlib.nullcontext() if shown else contextlib.redirect_stdout(io.StringIO()):
-        save(name, result)
+        measuring.save(name, result)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.accelerator", None, __doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="in which all is done, or left out (10)")
+    parser.add_argument("--small", action="store_true", help="in miniature, on any machine")
+    parser.add_argument("--results", type=Path, help="the folder of the result file (benchmarks/results)")
+    given = parser.parse_args()
+    if given.results is not None:
+        measuring.RESULTS = given.results
+    if jax.devices()[0].platform != "gpu" and not given.small:
+        sys.exit(f"JAX sees no GPU here, but {jax.devices()[0].device_kind}: --small runs all of it in miniature.")
+    print(table(measure(minutes=given.minutes, small=given.small)))

@@ -91,7 +91,7 @@ def main(given: str) -> None:
     Args:
       given: JSON: `parts`, a list of names and deadlines; and `small`.
     """
-    from benchmarks.accelerator import hardware, mixing, parity, training
+    from benchmarks.on_gpu import hardware, mixing, parity, training
 
     run = {
         "hardware": hardware.run,
