@@ -59,10 +59,17 @@ _GRACE = 20.0  # seconds that a part may take longer than it was given, before i
 
 def main() -> None:
     """As `python -m benchmarks` runs it: in ten minutes, where there is a GPU."""
-    if jax.devices()[0].platform != "gpu":
-        print(f"accelerator: JAX sees no GPU here, but {jax.devices()[0].device_kind}: --small runs it in miniature.")
-        return
-    measure(minutes=10)
+    if told := no_gpu():
+        print(f"accelerator: {told}")
+    else:
+        measure(minutes=10)
+
+
+def no_gpu() -> str:
+    """A sentence, where JAX sees none; else nothing."""
+    device = jax.devices()[0]
+    alone = "python -m benchmarks.accelerator --small runs all of it in miniature."
+    return "" if device.platform == "gpu" else f"JAX sees no GPU here, but {device.device_kind}: {alone}"
 
 
 def measure(*, minutes: float, small: bool = False) -> dict[str, Any]:
@@ -137,7 +144,7 @@ def _start(given: str, cache: str, *, small: bool) -> subprocess.Popen[str]:
     # A step is compiled for two parts.
     environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment |= {"OMP_NUM_THREADS": "1"} if small else {}
-    environment |= os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment |= os.environ
     return subprocess.Popen(
         [sys.executable, "-c", _CHILD, given],
         stdout=subprocess.PIPE,
@@ -181,6 +188,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.results is not None:
         measuring.RESULTS = given.results
-    if jax.devices()[0].platform != "gpu" and not given.small:
-        sys.exit(f"JAX sees no GPU here, but {jax.devices()[0].device_kind}: --small runs all of it in miniature.")
+    if not given.small and no_gpu():
+        sys.exit(no_gpu())
     print(table(measure(minutes=given.minutes, small=given.small)))

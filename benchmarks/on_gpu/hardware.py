@@ -36,12 +36,12 @@ _NOT_NEEDED = {
 
 
 def peak(kind: str) -> float | None:
-    """Operations a second in bfloat16 of a device by name; None: it is not known.
+    """Operations a second in bfloat16 of a device by name; None: it is not known, or a slice of one (MIG).
 
     >>> peak("NVIDIA H100 80GB HBM3"), peak("NVIDIA L40S"), peak("cpu")
     (989000000000000.0, 362000000000000.0, None)
     """
-    found = (tera for name, tera in PEAKS if re.search(rf"\b{name}\b", kind))
+    found = (tera for name, tera in PEAKS if re.search(rf"\b{name}\b", kind) and "MIG" not in kind)
     tera = next(found, None)
     return None if tera is None else tera * 1e12
 

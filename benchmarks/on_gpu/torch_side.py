@@ -113,8 +113,8 @@ def tf32(allowed: bool) -> Iterator[None]:
 def _set_tf32(allowed: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions would have it said otherwise; this all of them know
-        torch.set_float32_matmul_precision("high" if allowed else "highest")
-        torch.backends.cudnn.allow_tf32 = allowed
+        # Not set_float32_matmul_precision, which is of CPUs too: what is compared with there stays as it is.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def compiled(function: Any, *, small: bool) -> Any:

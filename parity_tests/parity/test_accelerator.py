@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import torch
 from flax import nnx
 
 from benchmarks import accelerator, measuring
 from benchmarks.on_gpu import child, mixing, page, parity, training
+from parity_tests.tolerances import assert_close
 
 ROOT = Path(__file__).parents[2]
 # What a machine with JAX, PyTorch, timm, torchvision, optax, orbax and flax need not have.
@@ -74,8 +76,7 @@ def test_both_sides_are_equal(result):
     distances = {f"{key}, {path}": each for key, of in found.items() for path, each in page._distances(of)}
     assert len(distances) == 2 * (3 + 5)
     for path, each in distances.items():
-        # Of the largest number: some roundings to 24 bits, or to 8, which gradients of small batches gather.
-        assert each["from_torch"] < (2e-6 if "float32" in path else 0.02), path
+        assert_close(each["from_torch"], 0.0, f"far from torch in {path.partition(',')[0]}")
         assert each["yardstick"] == 0 if "float32" in path else each["yardstick"] > 0, path
 
 
@@ -89,10 +90,9 @@ def test_every_part_has_its_numbers(result):
             assert of[method]["units_from_ours"].keys() == SIDES - {"jax_mix"}
     for name in ("resnet18", "vit_small_patch16_224"):
         of = parts[f"train {name}"]["results"]
-        assert of["forward_flops_an_image"] > 0
         assert of["memory, jax_mix"]["program"] > 0
         assert of["step"]["seconds"].keys() == of["images_a_second"].keys() == SIDES
-        assert of["utilisation"] == dict.fromkeys(SIDES)  # nobody says how fast a CPU is
+        assert of["utilisation"] == dict.fromkeys(SIDES)
         assert all(each["n"] == 3 and each["median_s"] > 0 for each in of["step"]["seconds"].values())
     steps = parts["overhead resnet18"]["results"]["step"]["seconds"]
     assert steps.keys() == {f"{side}, {method}" for side in ("jax_mix", "PyTorch") for method in training.ALPHAS}
@@ -201,33 +201,44 @@ def test_a_batch_that_does_not_fit_is_halved(capsys):
 
 
 def test_outputs_that_are_not_the_same_are_not_timed():
-    part = child.Part("mixing", small=True, deadline=0.0)
-    given = mixing.drawn((4, 8, 8, 4))
-    for name, alternatives in mixing.alternatives_of(part, *given, "float32").items():
-        if name != "copy":
-            assert max(mixing.check_same(name, alternatives)["units_from_ours"].values()) <= 1
-            image = torch.tensor(given[0]).roll(1, 0)
+    image = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+    rounded = np.nextafter(image, 1)
+    for name, apart, allowed in (("MixUp", rounded, True), ("CutMix", rounded, False), ("MixUp", image[::-1], False)):
+        outputs = {
+            "jax_mix": lambda: jax.numpy.asarray(image),
+            "PyTorch": lambda apart=apart: torch.tensor(apart.copy()),
+        }
+        if allowed:
+            assert 0 < mixing.check_same(name, outputs)["units_from_ours"]["PyTorch"] <= 1
+        else:
             with pytest.raises(AssertionError, match=f"{name} is another one"):
-                mixing.check_same(name, alternatives | {"PyTorch": lambda image=image: image})
+                mixing.check_same(name, outputs)
 
 
-# Multiplications and additions of torchvision's and timm's networks, twice what they publish. XLA does not count those
-# with padding, and counts what is not a product.
-@pytest.mark.parametrize(
-    ("name", "published"), [("resnet18", 3.64e9), ("resnet50", 8.22e9), ("vit_small_patch16_224", 9.2e9)]
-)
-def test_the_networks_of_full_size_are_the_same_on_both_sides(name, published):
-    assert training.forward_flops(name, small=False) == pytest.approx(published, rel=0.08)
+@pytest.mark.parametrize("name", ["resnet50", "vit_small_patch16_224"])
+def test_the_networks_of_full_size_are_the_same_on_both_sides(name):
+    """Nothing is computed: parameters are counted, and the operations of a forward pass."""
+    network = training.NETWORKS[name]
+    model = nnx.eval_shape(lambda: network.ours(False))
     with torch.device("meta"):
-        theirs = sum(p.numel() for p in training.NETWORKS[name].theirs(False).parameters())
-    ours = nnx.eval_shape(lambda: training.NETWORKS[name].ours(False))
-    assert sum(a.size for a in jax.tree.leaves(nnx.state(ours, nnx.Param))) == theirs
+        theirs = sum(p.numel() for p in network.theirs(False).parameters())
+    assert sum(a.size for a in jax.tree.leaves(nnx.state(model, nnx.Param))) == theirs
+    model.eval()
+    graphdef, state = nnx.split(model)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
+    lowered = jax.jit(lambda state, image: nnx.merge(graphdef, state)(image)).lower(state, image)
+    assert_close(lowered.cost_analysis()["flops"], network.flops, "operations of a network")
 
 
 def test_utilisation():
     """A known card: half of 989 * 10^12 operations a second."""
     assert training.utilisation(1e9, 989e12 / 6e9, "NVIDIA H100 80GB HBM3") == pytest.approx(0.5)
     assert training.utilisation(1e9, 1.0, "a card that nobody knows") is None
+
+
+def test_without_a_gpu_it_says_so(capsys):
+    accelerator.main()
+    assert "JAX sees no GPU here, but cpu: python -m benchmarks.accelerator --small" in capsys.readouterr().out
 
 
 def test_the_whole_ladder_is_asked_for_where_it_is_not_in_miniature():
