@@ -32,7 +32,7 @@ from flax import nnx
 
 try:
     from jax_mix._checks import shown, suggest
-    from jax_mix.training import devices, programs, tasks
+    from jax_mix.training import devices, needed, programs, tasks  # noqa: F401 - needed says what is not installed
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 

@@ -57,6 +57,10 @@ TOLERANCES = {
     "trajectory float64": (1e-9, 0.0),  # 200 steps, whose roundings training multiplies
     "trajectory parameters float64": (0.0, 1e-8),  # the same
     "early trajectory float32": (1e-4, 0.0),  # 20 steps, float32 roundings multiplied
+    # Of the largest number; a training step of small networks gathers roundings to 24 bits, or to 8.
+    "far from torch in float32": (0.0, 2e-6),
+    "far from torch in bfloat16": (0.0, 0.02),
+    "operations of a network": (0.08, 0.0),  # XLA counts none with padding, and more than products
     "optimizer float64": (1e-12, 1e-14),  # 30 steps, each a few roundings in other orders
 }
 

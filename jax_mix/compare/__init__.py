@@ -6,3 +6,5 @@ the two-dimensional problem, `summary.py` says what was found, `regime.py` wheth
 with `attacks.py` and `corruptions.py`. `sweep.py` knows methods that differ in their alpha alone, `styles.py` how each
 is drawn, and `papers.py` what the papers say.
 """
+
+from jax_mix.training import needed  # noqa: F401 - says what is not installed

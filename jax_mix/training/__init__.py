@@ -1,5 +1,7 @@
 """What trains: data, networks, the step and its loop, and what a run leaves. It needs the extra "train".
 
+Networks, optimizers and the step are imported with optax and orbax alone; `needed.py` says what a run needs.
+
 | asked                                  | answered in                                                          |
 |----------------------------------------|----------------------------------------------------------------------|
 | which flags are there, what may be given | `config.py`, with `checks.py` and `command_line.py`                 |
@@ -13,7 +15,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,39 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Trained", "load_run"]
 
-# What is imported here and in `jax_mix.compare`, but is not among jax_mix's own dependencies.
-NEEDED = (
-    "optax",
-    "orbax",
-    "tensorflow_datasets",
-    "array_record",
-    "grain",
-    "tensorboard",
-    "PIL",
-    "simplejpeg",
-    "importlib_resources",
-    "sklearn",
-    "matplotlib",
-    "absl",
-    "tqdm",
-    "tyro",
-    "scipy",
-    "jinja2",
-    "safetensors",
-    "flatbuffers",
-)
-if _missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-    raise ModuleNotFoundError(
-        f"jax_mix.training needs the packages of the extra train, of which there is no {', '.join(_missing)}: "
-        "pip install 'jax_mix[train]', in a clone pip install -c constraints.txt -e '.[train]'.",
-        name=_missing[0],
-    )
-
 
 def __getattr__(name: str) -> Any:
     """`load_run` and what it gives, imported when they are asked for: who trains has no need of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from jax_mix.training import trained
+    from jax_mix.training import needed, trained  # noqa: F401 - the first says what is not installed
 
     return getattr(trained, name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jax_mix import training
+from jax_mix.training import needed
 
 ROOT = Path(__file__).parents[2]
 # From the ground up; a file may import what stands on its own floor or below.
@@ -64,7 +64,7 @@ def test_the_extra_is_what_is_imported():
         {names.get(name, name) for name in (re.match(r"[\w-]+", line)[0] for line in lines)}
         for lines in (project["optional-dependencies"]["train"], project["dependencies"])
     )
-    assert set(training.NEEDED) == extra
+    assert set(needed.NEEDED) == extra
     inside = [path for name in ("training", "compare") for path in (ROOT / "jax_mix" / name).rglob("*.py")]
     third_party = {module.partition(".")[0] for path in inside for module in imported(path)} - {"jax_mix", "jaxtyping"}
     third_party -= sys.stdlib_module_names

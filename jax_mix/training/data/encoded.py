@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
-import simplejpeg
 
 from jax_mix.training.data import pixels
 from jax_mix.training.data.source import Form
@@ -65,6 +64,8 @@ class Picture:
         height, width = (self.height, self.width) if self._orientation < 5 else (self.width, self.height)
         least = {"min_height": -(-height // shrink), "min_width": -(-width // shrink), "min_factor": shrink}
         colours = "GRAY" if self._form.grey else "RGB"
+        import simplejpeg  # here, so that who trains on other data needs none
+
         try:
             array = simplejpeg.decode_jpeg(self._content, colours, **(least if shrink > 1 else {}))
         except ValueError:  # Pillow knows better what can be read all the same
@@ -75,6 +76,8 @@ class Picture:
         """Height and width as they lie in the file; None: it is not for simplejpeg."""
         if not self._content.startswith(_JPEG):
             return None
+        import simplejpeg
+
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(self._content)
         except ValueError:
