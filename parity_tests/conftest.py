@@ -1,16 +1,14 @@
 """Settings for every test, strict promotion and several devices, set before JAX starts; and the digits."""
 
-import functools
 import os
 import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib.version
 import pytest
-from jax._src import compiler
 
 from jax_mix.training import devices
+from parity_tests import quick_jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -24,27 +22,8 @@ devices.keep_collectives_in_order(processes=False)
 _VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _PARITY = Path(__file__).parent / "parity"
 _ALWAYS_OPTIMIZED = os.environ.get(_VARIABLE) == "0"
-# Of what is left of compiling, fusions made by way of MLIR are three quarters, and 32 pieces for so many cores a third
-# of the rest. Newer versions of XLA know no other way.
-_SIMPLE = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-_SIMPLE = _SIMPLE if jaxlib.version.__version_info__ < (0, 11) else {}
 _FLAGS = os.environ["XLA_FLAGS"]  # set above
-
-
-def _with_simple_fusions(get_compile_options):
-    """XLA reads its flags once, and JAX has no setting for these: they are added where JAX makes a program's options."""
-
-    @functools.wraps(get_compile_options)
-    def get(*args, **kwargs):
-        options = get_compile_options(*args, **kwargs)
-        if os.environ.get(_VARIABLE) == "1":
-            options.env_option_overrides = [*options.env_option_overrides, *_SIMPLE.items()]
-        return options
-
-    return get
-
-
-compiler.get_compile_options = _with_simple_fusions(compiler.get_compile_options)
+quick_jax.install(lambda: os.environ.get(_VARIABLE) == "1")
 
 
 def pytest_configure(config):
@@ -77,8 +56,8 @@ def pytest_runtest_protocol(item):
     if os.environ.get(_VARIABLE) != value:
         os.environ[_VARIABLE] = value
         jax.config.update("jax_disable_most_optimizations", value == "1")
-        simple = " ".join(f"--{flag}={str(setting).lower()}" for flag, setting in _SIMPLE.items()) if value == "1" else ""
-        os.environ["XLA_FLAGS"] = f"{_FLAGS} {simple}".strip()  # for processes that the test starts
+        # For processes that the test starts:
+        os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_jax.FLAGS}".strip() if value == "1" else _FLAGS
         jax.clear_caches()  # programs are kept without a word of it
     with pytest.MonkeyPatch.context() as patch:
         # A picture takes half a second, a short run leaves three, and its test looks at none.
