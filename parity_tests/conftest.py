@@ -17,13 +17,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 devices.keep_collectives_in_order(processes=False)
 
 # Most tests ask what a program does, not how fast, and most of their time would go to compiling. So XLA optimises the
-# programs of those alone that are marked as_users_run, or compare with the originals: what a compiler can get wrong is
-# theirs to see. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest: of all.
+# programs of those alone that are marked as_users_run, or compare with the originals, but in float64: what a compiler
+# can get wrong is theirs to see. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest: of all.
 _VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _PARITY = Path(__file__).parent / "parity"
 _ALWAYS_OPTIMIZED = os.environ.get(_VARIABLE) == "0"
 _FLAGS = os.environ["XLA_FLAGS"]  # set above
-quick_jax.install(lambda: os.environ.get(_VARIABLE) == "1")
+quick_jax.install(optimize_float64=_ALWAYS_OPTIMIZED)
 
 
 def pytest_configure(config):
@@ -55,10 +55,9 @@ def pytest_runtest_protocol(item):
     value = "0" if _ALWAYS_OPTIMIZED or marked else "1"
     if os.environ.get(_VARIABLE) != value:
         os.environ[_VARIABLE] = value
-        jax.config.update("jax_disable_most_optimizations", value == "1")
+        quick_jax.set_optimizations(value == "0")
         # For processes that the test starts:
         os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_jax.FLAGS}".strip() if value == "1" else _FLAGS
-        jax.clear_caches()  # programs are kept without a word of it
     with pytest.MonkeyPatch.context() as patch:
         # A picture takes half a second, a short run leaves three, and its test looks at none.
         if item.path.parent.name in ("training", "compare") and not item.get_closest_marker("pictures"):
