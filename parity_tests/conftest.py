@@ -56,8 +56,7 @@ def pytest_runtest_protocol(item):
     if os.environ.get(_VARIABLE) != value:
         os.environ[_VARIABLE] = value
         quick_jax.set_optimizations(value == "0")
-        # For processes that the test starts:
-        os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_jax.FLAGS}".strip() if value == "1" else _FLAGS
+        os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_jax.flags()}"  # of processes that the test starts
     with pytest.MonkeyPatch.context() as patch:
         # A picture takes half a second, a short run leaves three, and its test looks at none.
         if item.path.parent.name in ("training", "compare") and not item.get_closest_marker("pictures"):

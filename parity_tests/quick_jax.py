@@ -12,10 +12,12 @@ _OLD_XLA = jaxlib.version.__version_info__ < (0, 11)
 # Most of the time of an unoptimised compilation goes to fusions made by way of MLIR, and to cutting a program into 32
 # pieces for so many cores. XLA's older way makes the same of them. Newer versions know no other way than the new one.
 _SIMPLE = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1} if _OLD_XLA else {}
-FLAGS = " ".join(f"--{flag}={str(setting).lower()}" for flag, setting in _SIMPLE.items())
-
-
 _optimize = True
+
+
+def flags():
+    """What XLA_FLAGS has to hold in a process that is started now, for its programs to be compiled as this one's."""
+    return "" if _optimize else " ".join(f"--{flag}={str(setting).lower()}" for flag, setting in _SIMPLE.items())
 
 
 def set_optimizations(wanted):
