@@ -53,10 +53,9 @@ def pytest_runtest_protocol(item):
     """What holds in a test and in the fixtures that are made for it."""
     marked = item.get_closest_marker("as_users_run") or item.path.is_relative_to(_PARITY)
     value = "0" if _ALWAYS_OPTIMIZED or marked else "1"
-    if os.environ.get(_VARIABLE) != value:
-        os.environ[_VARIABLE] = value
-        quick_jax.set_optimizations(value == "0")
-        os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_jax.flags()}"  # of processes that the test starts
+    os.environ[_VARIABLE] = value  # of processes that the test starts
+    quick_jax.set_optimizations(value == "0")
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_jax.flags()}".strip()
     with pytest.MonkeyPatch.context() as patch:
         # A picture takes half a second, a short run leaves three, and its test looks at none.
         if item.path.parent.name in ("training", "compare") and not item.get_closest_marker("pictures"):
