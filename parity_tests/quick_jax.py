@@ -2,16 +2,17 @@
 
 import contextlib
 import functools
+import threading
 
 import jax
 import jaxlib.version
 from jax._src import compiler, core
 from jax._src.interpreters import mlir
 
-_OLD_XLA = jaxlib.version.__version_info__ < (0, 11)
+_OLD = jaxlib.version.__version_info__ < (0, 11)
 # Most of the time of an unoptimised compilation goes to fusions made by way of MLIR, and to cutting a program into 32
 # pieces for so many cores. XLA's older way makes the same of them. Newer versions know no other way than the new one.
-_SIMPLE = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1} if _OLD_XLA else {}
+_SIMPLE = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1} if _OLD else {}
 _optimize = True
 
 
@@ -61,12 +62,20 @@ def install(optimize_float64):
         return options
 
     compiler.get_compile_options = get
-    # Each program is written in a context of its own, whose making takes as long as a small program's lowering.
-    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
-    # Flax asks each value it sets for its sharding. A traced one has none: JAX writes an error that tells all of the
-    # program so far, and Flax throws it away.
-    if _OLD_XLA:
+    if _OLD:  # newer versions of JAX do both themselves
+        # A program is written in a context of its own, whose making takes as long as a small program's lowering.
+        mlir.make_ir_context = functools.partial(_used_again, mlir.make_ir_context, threading.local())
+        # Flax asks each value that it sets for its sharding. A traced one has none: JAX makes an error that tells all
+        # of the program so far, and Flax throws it away.
         core.Tracer.sharding = property(_no_sharding)
+
+
+def _used_again(make, local):
+    """Ten programs of a thread share a context, which keeps all that was written in it."""
+    local.uses = getattr(local, "uses", 0) + 1
+    if local.uses % 10 == 1:
+        local.context = make()
+    return local.context
 
 
 def _no_sharding(tracer):
