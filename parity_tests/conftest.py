@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from jax_mix.training import devices
+from parity_tests import quick_jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -16,11 +17,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 devices.keep_collectives_in_order(processes=False)
 
 # Most tests ask what a program does, not how fast, and most of their time would go to compiling. So XLA optimises the
-# programs of those alone that are marked as_users_run, or compare with the originals: what a compiler can get wrong is
-# theirs to see. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest: of all.
+# programs of those alone that are marked as_users_run, or compare with the originals, but in float64: what a compiler
+# can get wrong is theirs to see. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest: of all.
 _VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _PARITY = Path(__file__).parent / "parity"
 _ALWAYS_OPTIMIZED = os.environ.get(_VARIABLE) == "0"
+_FLAGS = os.environ["XLA_FLAGS"]  # set above
+quick_jax.install(optimize_float64=_ALWAYS_OPTIMIZED)
 
 
 def pytest_configure(config):
@@ -50,10 +53,9 @@ def pytest_runtest_protocol(item):
     """What holds in a test and in the fixtures that are made for it."""
     marked = item.get_closest_marker("as_users_run") or item.path.is_relative_to(_PARITY)
     value = "0" if _ALWAYS_OPTIMIZED or marked else "1"
-    if os.environ.get(_VARIABLE) != value:
-        os.environ[_VARIABLE] = value
-        jax.config.update("jax_disable_most_optimizations", value == "1")
-        jax.clear_caches()  # programs are kept without a word of it
+    os.environ[_VARIABLE] = value  # of processes that the test starts
+    quick_jax.set_optimizations(value == "0")
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_jax.flags()}".strip()
     with pytest.MonkeyPatch.context() as patch:
         # A picture takes half a second, a short run leaves three, and its test looks at none.
         if item.path.parent.name in ("training", "compare") and not item.get_closest_marker("pictures"):

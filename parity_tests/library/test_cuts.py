@@ -1,6 +1,7 @@
 """Which layers are cuts, what goes around the others, and what is chosen, on every kind of model in the zoo."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,14 @@ from parity_tests.tolerances import assert_close
 
 N = len(PARTNER)
 DIFFERENT = 1e-4  # of the largest output; what is equal differs by less than a millionth
-KINDS = [pytest.param(kind, id=kind.name) for kind in ZOO]
+KINDS = {kind.name: kind for kind in ZOO}
+
+
+@functools.cache
+def given(name):
+    """The model of a kind, what it is called with, and its layers."""
+    model, variables, args, kwargs = in_evaluation(KINDS[name], n=N)
+    return model, variables, args, kwargs, find_layers(as_call(model, args, kwargs, variables, None, ()))
 
 
 def compiled(call, names):
@@ -61,9 +69,8 @@ def assert_same(got, want):
 @pytest.mark.filterwarnings("ignore:layer .* is called more than once")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_is_a_cut_just_if_the_output_at_lam_0_is_the_partners(kind):
-    model, variables, args, kwargs = in_evaluation(kind, n=N)
+    model, variables, args, kwargs, found = given(kind)
     call = as_call(model, args, kwargs, variables, None, ())
-    found = find_layers(call)
     layers = [layer for layer in found.layers if layer.batch and not layer.looped]
     name = {l.name: f"{l.name}[{found.selectors[l.name]}]" if l.name in found.selectors else l.name for l in layers}
     is_float = jnp.issubdtype(args[0].dtype, jnp.floating)
@@ -87,10 +94,11 @@ def test_a_layer_is_a_cut_just_if_the_output_at_lam_0_is_the_partners(kind):
             assert_same(half, halves[layer.same_as])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_choice_is_the_owners(kind):
-    model, variables, args, kwargs = in_evaluation(kind, n=N)
-    layers = {l.name: l for l in jax_mix.list_layers(model, *args, variables=variables, **kwargs)}
+@pytest.mark.parametrize("name", KINDS)
+def test_the_choice_is_the_owners(name):
+    kind = KINDS[name]
+    model, variables, args, kwargs, found = given(name)
+    layers = {l.name: l for l in found.layers}
     assert {name for name in kind.cuts | kind.not_cuts if layers[name].batch and layers[name].cut} == kind.cuts
     method = jax_mix.ManifoldMixup(1.0, use_input=False)
     if not kind.owner | kind.options["also"]:

@@ -24,6 +24,7 @@ from jax_mix.training.config import Config
 from jax_mix.training.evaluation import evaluate
 from jax_mix.training.models import PreActResNet
 from jax_mix.training.step import Recipe, pure_step
+from parity_tests import quick_jax
 from parity_tests.tolerances import assert_close
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,6 @@ def on_one_device(digits):
     return loop.train(prepare(CONFIG, digits))[1][0]
 
 
-@pytest.mark.as_users_run
 def test_eight_devices_give_the_same_losses(on_one_device, digits):
     _, (record,) = loop.train(prepare(dataclasses.replace(CONFIG, devices=8, ema=0.9), digits))
     assert_close(record["loss"], on_one_device["loss"], "losses on other devices")
@@ -54,7 +54,7 @@ def start_two(*flags, of_each=((), ()), small=True):
     command = [sys.executable, "train.py", *(FLAGS if small else ()), *flags]
     command += ["--feed", "grain", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
-    env |= {"XLA_FLAGS": ""} | ({} if small else {"JAX_NUM_CPU_DEVICES": "1"})
+    env |= {"XLA_FLAGS": quick_jax.flags()} | ({} if small else {"JAX_NUM_CPU_DEVICES": "1"})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen([*command, *own, "--process-id", str(i)], cwd=ROOT, env=env, **pipes)
@@ -78,7 +78,7 @@ def on_real_sizes(devices, data_dir, out):
     if devices == "two processes":
         done = two_processes(*flags, "--shard-parameters", small=False)
     else:
-        env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick_jax.flags()}
         process = subprocess.run(
             [sys.executable, "train.py", *flags], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
         )
@@ -122,7 +122,6 @@ def test_what_one_process_cannot_do_ends_both(data_dir, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.as_users_run
 def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
     done = two_processes("--data-dir", data_dir, "--out", str(tmp_path), "--name", "two")
     assert [status for status, *_ in done] == [0, 0], done
@@ -206,7 +205,6 @@ def test_parts_of_a_batch_stay_on_their_devices(digits):
     assert collectives(METHODS["mixup"], AxisType.Auto, digits, accumulate=2) <= {"all-reduce"}
 
 
-@pytest.mark.as_users_run
 def test_as_many_labels_as_images(digits):
     """Evaluation on several devices, whose number does not divide that of the test images."""
     model = PreActResNet(1, 10, blocks=(1, 1), width=4, rngs=nnx.Rngs(0))

@@ -18,8 +18,6 @@ from jax_mix.training.losses import Loss
 from jax_mix.training.models import PreActResNet
 from jax_mix.training.step import Recipe, pure_step, train_step
 
-pytestmark = pytest.mark.as_users_run
-
 METHODS = {
     "none": None,
     "mixup": jax_mix.MixUp(),
