@@ -377,4 +377,8 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/evaluation.py", "np.searchsorted(those, of_those)", 'np.searchsorted(those, of_those, "right")', "parity/test_several_labels.py::test_what_is_measured_is_scikit_learns_and_torchs"),
     ("training/losses.py", "target = target if mix is None else mix.targets(target)", "pass", "parity/test_several_labels.py::test_the_loss_and_its_gradient_are_timms_and_torchs"),
     ("training/tasks.py", "jax_mix.mixed_loss(hit, logits, label, mix)", "jax_mix.mixed_loss(hit, logits, label, None)", "parity/test_several_labels.py::test_hits_of_a_mixed_batch_are_of_both_images_by_their_weights"),
+    # The blend as a matrix product, in programs for a TPU.
+    ("_product.py", "jnp.minimum(bits & ~sign, largest.view(whole))", "bits & ~sign", "library/test_product.py::test_what_is_not_finite_stays_among_those_who_are_mixed"),
+    ("_product.py", "x.shape[0] // groups <= LARGEST_GROUP", "True", "library/test_product.py::test_not_where_it_would_not_win_or_not_be_right"),
+    ("_forward.py", "otherwise(mix.lam, 1)", "mix.lam", "library/test_product.py::test_a_layer_that_is_drawn_has_no_branch"),
 )]  # fmt: skip
