@@ -395,4 +395,8 @@ FAULTS = [Fault(*fault) for fault in (
     ("../benchmarks/accelerator.py", "if late.is_set() else", "if not late.is_set() else", "parity/test_accelerator.py::test_a_part_that_does_not_end_well_ends_no_other"),
     ("../benchmarks/on_gpu/mixing.py", 'allowed = 1 if name == "MixUp" else 0', "allowed = 1e9", "parity/test_accelerator.py::test_outputs_that_are_not_the_same_are_not_timed"),
     ("../benchmarks/on_gpu/training.py", "3 * flops_an_image * images_a_second / most", "2 * flops_an_image * images_a_second / most", "parity/test_accelerator.py::test_utilisation"),
+    # The blend as a matrix product, in programs for a TPU.
+    ("_product.py", "jnp.minimum(bits & ~sign, largest.view(whole))", "bits & ~sign", "library/test_product.py::test_what_is_not_finite_stays_among_those_who_are_mixed"),
+    ("_product.py", "x.shape[0] // groups <= LARGEST_GROUP", "True", "library/test_product.py::test_not_where_it_would_not_win_or_not_be_right"),
+    ("_forward.py", "otherwise(mix.lam, 1)", "mix.lam", "library/test_product.py::test_a_layer_that_is_drawn_has_no_branch"),
 )]  # fmt: skip

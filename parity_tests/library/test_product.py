@@ -39,28 +39,30 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_numbers_are_those_of_indexing(method, dtype):
-    x = jax.random.normal(jax.random.key(0), (16, 8, 6, 3)).astype(dtype)
-    other = x[::-1] * 2
+def test_the_numbers_are_those_of_indexing(method):
+    x = jax.random.normal(jax.random.key(0), (16, 8, 6, 3))
     mix = method.sample(jax.random.key(1), x.shape)
 
     def blends(x):
-        return mix.blend(x), mix.blend(x, other=other), mix.targets(x[:, 0, 0])
+        return mix.blend(x), mix.blend(x, other=x[::-1]), mix.targets(x[:, 0, 0])
 
     def slope(x):
-        return jax.grad(lambda x: jnp.sum(jnp.sin(mix.blend(x)).astype(jnp.float32)))(x)
+        return jax.grad(lambda x: jnp.sum(jnp.sin(mix.blend(x))))(x)
 
     for got, want in zip(product(blends)(x), gather(blends)(x), strict=True):
-        assert got.dtype == x.dtype
-        if dtype == "float32":
-            assert_within_ulp(got, want, np.full(got.shape, 4, np.float32))  # of numbers up to 8
-        else:
-            assert_close(got.astype(np.float32), want.astype(np.float32), f"rounded once to {dtype}")
+        assert_within_ulp(got, want, np.full(got.shape, 4, np.float32))  # the largest numbers are between 4 and 8
         if mix.box is not None and mix.outside is None and got.shape == x.shape:
             np.testing.assert_array_equal(got, want)
-    name = "another order of summation" if dtype == "float32" else f"rounded once to {dtype}"
-    assert_close(product(slope)(x).astype(np.float32), gather(slope)(x).astype(np.float32), name)
+    assert_close(product(slope)(x), gather(slope)(x), "another order of summation")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_rounded_once(dtype):
+    x = jax.random.normal(jax.random.key(0), (16, 6)).astype(dtype)
+    mix = METHODS["mixup in groups"].sample(jax.random.key(1), x.shape)
+    got, want = product(mix.blend)(x), gather(mix.blend)(x.astype(np.float32))
+    assert got.dtype == x.dtype
+    assert_close(got.astype(np.float32), want, f"rounded once to {dtype}")
 
 
 @pytest.mark.parametrize("lam", [1.0, 0.0, 0.3, 1 - 2.0**-24])
@@ -177,7 +179,6 @@ def test_in_programs_for_a_tpu_and_in_no_other(compiler):
         assert "dot_general" not in lowered(blend, x, platform)
     assert lowered(slope, x, "cpu").count("dot_general") == lowered(plain, x, "cpu").count("dot_general")
     np.testing.assert_array_equal(jax.jit(slope)(x), jax.jit(plain)(x))
-    np.testing.assert_array_equal(slope(x), plain(x))
 
 
 def test_not_where_it_would_not_win_or_not_be_right(compiler):
@@ -185,8 +186,8 @@ def test_not_where_it_would_not_win_or_not_be_right(compiler):
         mix = jax_mix.MixUp(groups=groups).sample(jax.random.key(0), (n,))
         return "dot_general" in lowered(lambda x: mix.blend(x), jnp.ones((n, 4), dtype), "tpu")
 
-    assert has(128) and has(256, groups=2) and has(8, "bfloat16")
-    assert not has(256) and not has(8, "complex64")
+    assert all([has(128), has(256, groups=2), has(8, "bfloat16")])
+    assert not any([has(256), has(8, "complex64")])
     with jax.enable_x64(True):
         assert not has(8, "float64")
     pasted = jax_mix.CutMix(1.0).sample(jax.random.key(0), (8, 4, 4))

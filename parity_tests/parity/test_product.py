@@ -1,4 +1,4 @@
-"""The ladder once more with the blend as a matrix product, as on a TPU: a batch, a step at each layer, a training run."""
+"""The ladder once more with the blend as a matrix product, as on a TPU: a batch, a step at each layer, training."""
 
 import numpy as np
 import pytest
