@@ -127,8 +127,9 @@ class Speed:
         for title, compiled in (("PyTorch", False), ("torch.compile", True)):
             with part.piece(f"memory, {title}"):
                 part.need(25 if compiled else 0, title)
-                sides[title] = Theirs(self.name, batch, compiled, part.small)
-                part.tell(f"memory, {title}", sides[title].memory("none"))
+                theirs = Theirs(self.name, batch, compiled, part.small)
+                part.tell(f"memory, {title}", theirs.memory("none"))
+                sides[title] = theirs
                 counts = {each: side.parameters for each, side in sides.items()}
                 assert len(set(counts.values())) == 1, f"these are other networks: they have {counts} parameters"
                 steps = {each: side.step for each, side in sides.items()}
