@@ -120,7 +120,8 @@ def bars(mixing: dict[str, Any]) -> Any:
             for at, ms in enumerate(times.values()):
                 far = ms > 0.8 * limit
                 text = f"{ms:.3g}{' →' if ms > limit else ''} " if far else f" {ms:.3g}"
-                axis.text(min(ms, limit), at, text, va="center", ha="right" if far else "left", fontsize=8, color=EDGE)
+                color = "white" if far and colors[at] == OURS else EDGE
+                axis.text(min(ms, limit), at, text, va="center", ha="right" if far else "left", fontsize=8, color=color)
             axis.set_xlim(0, limit)
             axis.invert_yaxis()
             axis.set_title(f"{TITLES[method]} [{shape.replace('x', ', ')}]", fontsize=10)
@@ -149,6 +150,7 @@ def growth(found: dict[str, Any]) -> Any:
         axis.set(xscale="log", yscale="log", title=f"{name}: exponent {of['exponent']:.2f}")
         axis.title.set_fontsize(9)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.set_yticks([ms[0], ms[-1]], [f"{ms[0]:.3g}", f"{ms[-1]:.3g}"])
         axis.minorticks_off()
         axis.tick_params(labelsize=8)
         axis.set_ylabel("CPU ms" if name.startswith("compiling") else "ms", fontsize=8)
