@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from parity_tests.planted_outside import OUTSIDE
+
 
 class Fault(NamedTuple):
     """`old` stands in `file` once; with `new` in its place `test` must fail."""
@@ -385,18 +387,9 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/evaluation.py", "np.searchsorted(those, of_those)", 'np.searchsorted(those, of_those, "right")', "parity/test_several_labels.py::test_what_is_measured_is_scikit_learns_and_torchs"),
     ("training/losses.py", "target = target if mix is None else mix.targets(target)", "pass", "parity/test_several_labels.py::test_the_loss_and_its_gradient_are_timms_and_torchs"),
     ("training/tasks.py", "jax_mix.mixed_loss(hit, logits, label, mix)", "jax_mix.mixed_loss(hit, logits, label, None)", "parity/test_several_labels.py::test_hits_of_a_mixed_batch_are_of_both_images_by_their_weights"),
-    # What the benchmarks measure, and what the pages tell of it.
-    ("../benchmarks/measuring.py", "            if settle:\n", "            if not settle:\n", "parity/test_benchmarks.py::test_a_call_that_is_not_timed_stands_before_each_that_is"),
-    ("../benchmarks/measuring.py", "measured <= at_most", "measured >= at_most", "parity/test_benchmarks.py::test_targets_and_exponents"),
-    ("../benchmarks/mixing_peers.py", "np.roll(np.arange(self.n), 1)", "np.roll(np.arange(self.n), -1)", "parity/test_benchmarks.py::test_the_same_draw_makes_the_same_and_another_output_is_seen"),
-    ("../benchmarks/__main__.py", 'if not target["hit"]]', 'if target["hit"]]', "parity/test_benchmarks.py::test_the_command_lists_refuses_skips_and_tells"),
-    ("../docs/speed.py", 'if not each["hit"]]', 'if each["hit"]]', "parity/test_benchmarks.py::test_a_missed_target_stands_below_its_table"),
-    # What is measured on a GPU, in miniature.
-    ("../benchmarks/accelerator.py", "if late.is_set() else", "if not late.is_set() else", "parity/test_accelerator.py::test_a_part_that_does_not_end_well_ends_no_other"),
-    ("../benchmarks/on_gpu/mixing.py", 'allowed = 1 if name == "MixUp" else 0', "allowed = 1e9", "parity/test_accelerator.py::test_outputs_that_are_not_the_same_are_not_timed"),
-    ("../benchmarks/on_gpu/training.py", "3 * flops_an_image * images_a_second / most", "2 * flops_an_image * images_a_second / most", "parity/test_accelerator.py::test_utilisation"),
     # The blend as a matrix product, in programs for a TPU.
     ("_product.py", "jnp.minimum(bits & ~sign, largest.view(whole))", "bits & ~sign", "library/test_product.py::test_what_is_not_finite_stays_among_those_who_are_mixed"),
     ("_product.py", "x.shape[0] // groups <= LARGEST_GROUP", "True", "library/test_product.py::test_not_where_it_would_not_win_or_not_be_right"),
     ("_forward.py", "otherwise(mix.lam, 1)", "mix.lam", "library/test_product.py::test_a_layer_that_is_drawn_has_no_branch"),
+    *OUTSIDE,
 )]  # fmt: skip
