@@ -115,7 +115,7 @@ class Checkpoints:
         # are several they call it in step.
         beside = jax.process_count() == 1 and all(map(devices.is_on_the_host, jax.tree.leaves(state)))
         if beside:
-            state = jax.device_put(state, jax.tree.map(lambda a: a.sharding, state), may_alias=False)
+            state = jax.tree.map(jnp.copy, state)  # jax.device_put may share memory whatever it is asked for
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
             save = functools.partial(self._manager.save, step, args=items, force=True)

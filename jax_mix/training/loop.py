@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm.auto import tqdm
@@ -63,10 +64,10 @@ def train(
     with sharding.in_host_memory(recipe.split_over):
         learner = make_learner(config, model, steps)
         graphdef, state = nnx.split(learner)
+        # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
+        state = jax.tree.map(jnp.copy, state)
     whole = recipe.split_over is None
-    places = devices.everywhere(mesh) if whole else sharding.parts(state, mesh)
-    # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
-    state = jax.device_put(state, places, may_alias=False)
+    state = jax.device_put(state, devices.everywhere(mesh) if whole else sharding.parts(state, mesh))
     nnx.update(learner, state)
     if not whole:
         print(sharding.told(state))
