@@ -42,12 +42,10 @@ def measured(part: Part, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
     size = x.nbytes // 4 * torch.empty(0, dtype=DTYPES[dtype][1]).element_size()
     found: dict[str, Any] = {"bytes": size}
     for name, alternatives in alternatives_of(part, x, lam, partner, box, dtype).items():
-        failed = {}
-        if name != "copy":
-            failed = check_same(name, alternatives)
+        same = {} if name == "copy" else check_same(name, alternatives)
         seconds = take_turns(alternatives, seconds=0.0 if part.small else _TURN, until=part.deadline)
         rates = {each: ARRAYS_MOVED[name] * size / of["median_s"] for each, of in seconds.items()}
-        found[name] = {"seconds": seconds, "bytes_a_second": rates, **failed}
+        found[name] = {"seconds": seconds, "bytes_a_second": rates, **same}
     copied = max(found["copy"]["bytes_a_second"].values())
     for name in ("MixUp", "CutMix"):
         rates = found[name]["bytes_a_second"]
