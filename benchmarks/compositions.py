@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measuring import keys_in_turn, quartiles, ratio, save, side_by_side, summary, target
+from benchmarks.measuring import in_ms, keys_in_turn, ratio, save, side_by_side, summary, target
 from jax_mix import CutMix, MixUp, OneOf
 
 SHAPES = {(512, 32, 32, 3): 10, (64, 224, 224, 3): 1000}  # and classes
@@ -117,9 +117,9 @@ def compared(seconds: dict[str, list[float]], name: str) -> dict[str, Any]:
 def reason_of(name: str, seconds: dict[str, list[float]], draws: dict[str, list[float]]) -> str:
     """A composition draws what each of its methods draws, and then chooses."""
     parts = COMPOSITIONS[name].parts
-    ms, drawn = ({each: 1e3 * quartiles(times)["median"] for each, times in of.items()} for of in (seconds, draws))
-    alone = ", ".join(f"{part} {ms[part]:.2g} ms, of which its draw {drawn.get(part, 0):.2g}" for part in parts)
-    return f"it takes {ms[name]:.2g} ms, of which its draw {drawn[name]:.2g}; alone its parts take: {alone}"
+    ms, drawn = ({each: in_ms(float(np.median(times))) for each, times in of.items()} for of in (seconds, draws))
+    alone = ", ".join(f"{part} {ms[part]} ms, of which its draw {drawn.get(part, '0')}" for part in parts)
+    return f"it takes {ms[name]} ms, of which its draw {drawn[name]}; alone its parts take: {alone}"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -129,7 +129,7 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for shape, of in result["results"].items():
-        ms = {name: f"{1e3 * each['median_s']:.3g}" for name, each in of["seconds"].items()}
+        ms = {name: in_ms(each["median_s"]) for name, each in of["seconds"].items()}
         for name, each in of["to_parts"].items():
             parts = ", ".join(f"{part} {ms[part]}" for part in each["parts"])
             ratios = " | ".join(f"{each[which]['median']:.2f}" for which in ("to_slowest", "to_mean"))

@@ -26,7 +26,7 @@ import optax
 from flax import nnx
 
 import jax_mix
-from benchmarks.measuring import exponent, keys_in_turn, save, side_by_side, summary, target
+from benchmarks.measuring import exponent, in_ms, keys_in_turn, save, side_by_side, summary, target
 from jax_mix.training import devices
 from jax_mix.training.models import PreActResNet
 
@@ -173,7 +173,7 @@ def table(result: dict[str, Any]) -> str:
     """The exponent of each curve."""
     lines = ["| seconds of | from | to | exponent |", "|---|---|---|---|"]
     for name, of in result["curves"].items():
-        ends = [f"{of['sizes'][i]:,}: {1e3 * of['medians'][i]:.3g} ms" for i in (0, -1)]
+        ends = [f"{of['sizes'][i]:,}: {in_ms(of['medians'][i])} ms" for i in (0, -1)]
         lines.append(f"| {name} | {' | '.join(ends)} | {of['exponent']:.2f} |")
     return "\n".join(lines)
 

@@ -62,6 +62,11 @@ def ratio(times: list[float], others: list[float]) -> dict[str, float]:
     return quartiles([a / b for a, b in zip(times, others, strict=True)])
 
 
+def in_ms(seconds: float) -> str:
+    """Milliseconds, to three digits or whole."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
 def exponent(sizes: list[float], seconds: list[float]) -> float:
     """Of the power of the size that time grows with: the slope of a line through the logarithms."""
     return statistics.linear_regression(list(map(math.log, sizes)), list(map(math.log, seconds))).slope

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_mix
-from benchmarks.measuring import keys_in_turn, ratio, save, side_by_side, summary, target
+from benchmarks.measuring import in_ms, keys_in_turn, ratio, save, side_by_side, summary, target
 from benchmarks.mixing_peers import ALPHA, PEERS
 from parity_tests.parity.replaying import assert_same_batch
 from parity_tests.tolerances import assert_within_ulp
@@ -125,7 +125,7 @@ def new_pages(run: Callable[[], Any], calls: int = 5) -> float:
 def reason_of(form: str, of: dict[str, Any]) -> str:
     """What takes our time, in milliseconds."""
     seconds = of["seconds"] | of["parts"]
-    ms = {name: f"{1e3 * each['median_s']:.2g}" for name, each in seconds.items()}
+    ms = {name: in_ms(each["median_s"]) for name, each in seconds.items()}
     beside = f"jitted it takes {ms['jitted']} ms, the rest is Python; " if form == OURS[0] else ""
     return (
         f"{beside}the draw alone takes {ms['draw']} ms, the blend alone {ms['blend']}, a copy of the images "
@@ -140,7 +140,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"| ms, median | {' | '.join(names)} | faster than | one line | jitted |", "|---" * (len(names) + 4) + "|"]
     for method, shapes in result["results"].items():
         for shape, of in shapes.items():
-            times = [f"{1e3 * of['seconds'][name]['median_s']:.3g}" for name in names]
+            times = [in_ms(of["seconds"][name]["median_s"]) for name in names]
             faster = [f"{of['times_faster_than_it'][name]['median']:.2f}" for name in OURS]
             title = {"mixup": "MixUp", "cutmix": "CutMix"}[method]
             lines.append(

@@ -68,7 +68,7 @@ def readme(mixing: dict[str, Any], steps: dict[str, Any], compiling: dict[str, A
     lines = [*picture("mixing", "docs/"), "| | jax_mix | fastest that is not JAX | |", "|---|---|---|---|"]
     for method, shape in (("mixup", "512x32x32x3"), ("mixup", "256x224x224x3"), ("cutmix", "256x224x224x3")):
         of = mixing["results"][method][shape]
-        ms = {name: f"{1e3 * each['median_s']:.3g} ms" for name, each in of["seconds"].items()}
+        ms = {name: f"{measuring.in_ms(each['median_s'])} ms" for name, each in of["seconds"].items()}
         faster = [of["times_faster_than_it"][form]["median"] for form in ("one line", "jitted")]
         lines.append(
             f"| {TITLES[method]} of [{shape.replace('x', ', ')}], one line; jitted | "
@@ -118,8 +118,8 @@ def bars(mixing: dict[str, Any]) -> Any:
             colors = [OURS if name.startswith("jax_mix") else OTHERS for name in times]
             axis.barh(list(times), list(times.values()), color=colors)
             for at, ms in enumerate(times.values()):
-                far = ms > 0.8 * limit
-                text = f"{ms:.3g}{' →' if ms > limit else ''} " if far else f" {ms:.3g}"
+                far, told = ms > 0.8 * limit, measuring.in_ms(ms / 1e3)
+                text = f"{told}{' →' if ms > limit else ''} " if far else f" {told}"
                 color = "white" if far and colors[at] == OURS else EDGE
                 axis.text(min(ms, limit), at, text, va="center", ha="right" if far else "left", fontsize=8, color=color)
             axis.set_xlim(0, limit)
@@ -150,7 +150,7 @@ def growth(found: dict[str, Any]) -> Any:
         axis.set(xscale="log", yscale="log", title=f"{name}: exponent {of['exponent']:.2f}")
         axis.title.set_fontsize(9)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axis.set_yticks([ms[0], ms[-1]], [f"{ms[0]:.3g}", f"{ms[-1]:.3g}"])
+        axis.set_yticks([ms[0], ms[-1]], [measuring.in_ms(of["medians"][at]) for at in (0, -1)])
         axis.minorticks_off()
         axis.tick_params(labelsize=8)
         axis.set_ylabel("CPU ms" if name.startswith("compiling") else "ms", fontsize=8)
