@@ -17,13 +17,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 devices.keep_collectives_in_order(processes=False)
 
 # Most tests ask what a program does, not how fast, and most of their time would go to compiling. So XLA optimises the
-# programs of those alone that are marked as_users_run, or compare with the originals, but in float64: what a compiler
-# can get wrong is theirs to see. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest: of all.
+# programs of those alone that are marked as_users_run, or compare with the originals: what a compiler can get wrong is
+# theirs to see. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest: of all.
 _VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _PARITY = Path(__file__).parent / "parity"
 _ALWAYS_OPTIMIZED = os.environ.get(_VARIABLE) == "0"
 _FLAGS = os.environ["XLA_FLAGS"]  # set above
-quick_jax.install(optimize_float64=_ALWAYS_OPTIMIZED)
+quick_jax.install()
 
 
 def pytest_configure(config):

@@ -40,21 +40,15 @@ def unoptimized():
         set_optimizations(before)
 
 
-def install(optimize_float64):
-    """XLA reads its flags once a process, and JAX has no public way to what is set here.
-
-    Args:
-      optimize_float64: whether programs in which float64 is allowed are optimised as others are. They ask whether our
-        arithmetic is the original's, to a dozen digits; what a compiler makes of it is asked in float32, which is
-        what users run.
-    """
+def install():
+    """XLA reads its flags once a process, and JAX has no public way to what is set here."""
     jax.config.update("jax_disable_most_optimizations", False)  # instead
     get_compile_options = compiler.get_compile_options
 
     @functools.wraps(get_compile_options)
     def get(*args, **kwargs):
         options = get_compile_options(*args, **kwargs)
-        if not _optimize or (jax.config.jax_enable_x64 and not optimize_float64):
+        if not _optimize:
             debug = options.executable_build_options.debug_options
             debug.xla_backend_optimization_level = 0
             debug.xla_llvm_disable_expensive_passes = True
