@@ -53,7 +53,7 @@ def step_counts() -> dict[str, float]:
     def step(state, key, batch):
         return pure_step(graphdef, state, key, batch, normalize, Recipe(method))
 
-    # XLA's own convolutions, as on accelerators, counted before anything is compiled.
+    # Counted before anything is compiled.
     forward = jax.jit(lambda state, image: nnx.merge(graphdef, state).model(image))
     one = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32)
     plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)

@@ -194,6 +194,18 @@ def test_a_block_is_pre_activated():
     assert wider.shortcut is not None
 
 
+def test_forward_mode_derivatives_are_those_of_reverse_mode():
+    model = PreActResNet(1, 10, width=4, rngs=nnx.Rngs(0))
+    model.eval()
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+
+    def total(x):
+        return jnp.sum(jnp.square(model(x)))
+
+    _, forward = jax.jvp(total, (x,), (x,))
+    np.testing.assert_allclose(forward, jnp.sum(jax.grad(total)(x) * x), rtol=1e-4)
+
+
 def make(name, size=(8, 8), **others):
     arguments = {"in_channels": 1, "num_classes": 10, "image_size": size, **others}
     return nnx.eval_shape(lambda: models.make(name, **arguments, rngs=nnx.Rngs(0)))

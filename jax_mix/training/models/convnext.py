@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_mix.training.models.convolution import conv_general_dilated
 from jax_mix.training.models.depth import ResidualBlock
 from jax_mix.training.models.initializers import normal
 from jax_mix.training.models.pooling import global_mean
@@ -99,7 +98,6 @@ class Block(ResidualBlock):
     """A 7 x 7 convolution of each channel, LayerNorm and two linear layers with GELU, scaled, beside a shortcut."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
-        # XLA's own gradient: that of `convolution.py` would be a matrix product for each channel.
         self.conv = nnx.Conv(width, width, (7, 7), padding=3, feature_group_count=width, kernel_init=_init, rngs=rngs)
         self.norm = _norm(width, rngs=rngs)
         self.fc1 = nnx.Linear(width, 4 * width, kernel_init=_init, rngs=rngs)
@@ -125,6 +123,5 @@ def _patches(in_channels: int, out_channels: int, size: int, *, rngs: nnx.Rngs) 
         strides=size,
         padding="VALID",
         kernel_init=_init,
-        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )

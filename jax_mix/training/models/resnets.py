@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_mix.training.models.convolution import conv_general_dilated
 from jax_mix.training.models.depth import ResidualBlock
 from jax_mix.training.models.initializers import kaiming_normal, kaiming_normal_fan_out, lecun_normal
 from jax_mix.training.models.pooling import global_mean
@@ -313,7 +312,6 @@ def _conv(
         padding=kernel // 2,
         use_bias=False,
         kernel_init=init,
-        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 
