@@ -20,6 +20,7 @@ from jax_mix.training.environment import environment
 from jax_mix.training.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+_SPINNING = 0.05  # seconds, more than what threads without work wait for some
 _PEERS = ("torch", "torchvision", "timm", "fastai", "kornia", "keras")
 
 
@@ -33,13 +34,14 @@ def side_by_side(
 ) -> dict[str, list[float]]:
     """Seconds of each alternative, `rounds` times after one to warm up; they take turns, to see the same machine.
 
-    With `settle` each is called once untimed just before it is timed: another library's threads still spin for a while
-    after its last call, and would take a core from the next one.
+    With `settle` each waits, and is called once untimed, before it is timed: another library's threads still spin for
+    a while after its last call, and would take a core from the next one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for i in range(rounds + 1):
         for name, run in alternatives.items():
             if settle:
+                time.sleep(_SPINNING)
                 jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
