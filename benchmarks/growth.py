@@ -37,6 +37,13 @@ XENT = optax.softmax_cross_entropy_with_integer_labels
 ROOT = Path(__file__).parents[1]
 
 
+def in_words(curve: dict[str, Any]) -> str:
+    ms = ", ".join(
+        f"{size:,}: {in_ms(seconds)} ms" for size, seconds in zip(curve["sizes"], curve["medians"], strict=True)
+    )
+    return f"at {ms}"
+
+
 def main() -> None:
     found = measure(BATCHES, SIDES, CLASSES, LAYERS, DEVICES, ROUNDS)
     save(
@@ -67,7 +74,7 @@ def measure(
         "step, by devices": of_devices(device_counts, rounds),
     }
     targets = [
-        target(f"exponent of {name}", each["exponent"], at_most=AT_MOST, reason=f"seconds: {each['medians']}")
+        target(f"exponent of {name}", each["exponent"], at_most=AT_MOST, reason=in_words(each))
         for name, each in curves.items()
     ]
     return {"curves": curves, "targets": targets}

@@ -20,7 +20,7 @@ from jax_mix.training.environment import environment
 from jax_mix.training.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-_SPINNING = 0.05  # seconds, more than what threads without work wait for some
+_SPINNING, _WAKING = 0.05, 0.03  # seconds
 _PEERS = ("torch", "torchvision", "timm", "fastai", "kornia", "keras")
 
 
@@ -34,15 +34,19 @@ def side_by_side(
 ) -> dict[str, list[float]]:
     """Seconds of each alternative, `rounds` times after one to warm up; they take turns, to see the same machine.
 
-    With `settle` each waits, and is called once untimed, before it is timed: another library's threads still spin for
-    a while after its last call, and would take a core from the next one.
+    With `settle` each waits before it is timed, as another library's threads still spin for a while after its last
+    call, and would take a core from the next one; and is then called untimed, once or for as long as a core that slept
+    takes to be as fast as before.
     """
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for i in range(rounds + 1):
         for name, run in alternatives.items():
             if settle:
                 time.sleep(_SPINNING)
+                awake = time.perf_counter() + _WAKING
                 jax.block_until_ready(run())
+                while time.perf_counter() < awake:
+                    jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
             if i:

@@ -4,8 +4,8 @@
 
 float32 images of three shapes. Ours are the one-line functions, `jax_mix.mixup` and `jax_mix.cutmix`, and the same
 draw, blend and targets as a program of `jax.jit`. First every peer's draw is read from outside and given to jax_mix,
-which has to make the same batch and targets of it. Then all take turns in one process on the same data, with one
-untimed call before each timed one, and each with a draw of its own, by its own defaults: one lambda a batch in
+which has to make the same batch and targets of it. Then all take turns in one process on the same data, with
+untimed calls before each timed one, and each with a draw of its own, by its own defaults: one lambda a batch in
 torchvision and timm, one a sample in fastai, Keras, Kornia and here; partners by a roll in torchvision, a flip in timm,
 else by permutation.
 

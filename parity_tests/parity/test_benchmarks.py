@@ -124,7 +124,8 @@ def test_targets_and_exponents():
     assert measuring.ratio([2.0, 6.0], [1.0, 2.0])["median"] == 2.5
 
 
-def test_a_call_that_is_not_timed_stands_before_each_that_is():
+def test_a_call_that_is_not_timed_stands_before_each_that_is(monkeypatch):
+    monkeypatch.setattr(measuring, "_WAKING", 0)
     calls = []
     seconds = measuring.side_by_side({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=2, settle=True)
     assert "".join(calls) == "aabb" * 3
