@@ -11,6 +11,7 @@ its picture before it, and behind it the targets that were missed. NAME may have
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -66,7 +67,7 @@ def picture(name: str, folder: str) -> list[str]:
 def readme(mixing: dict[str, Any], steps: dict[str, Any], compiling: dict[str, Any]) -> str:
     """The rows that say most, and how many of all targets were hit."""
     lines = [*picture("mixing", "docs/"), "| | jax_mix | fastest that is not JAX | |", "|---|---|---|---|"]
-    for method, shape in (("mixup", "512x32x32x3"), ("mixup", "256x224x224x3"), ("cutmix", "256x224x224x3")):
+    for method, shape in itertools.product(("mixup", "cutmix"), ("512x32x32x3", "256x224x224x3")):
         of = mixing["results"][method][shape]
         ms = {name: f"{measuring.in_ms(each['median_s'])} ms" for name, each in of["seconds"].items()}
         faster = [of["times_faster_than_it"][form]["median"] for form in ("one line", "jitted")]
