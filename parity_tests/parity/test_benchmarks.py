@@ -223,7 +223,7 @@ def test_readme_has_the_rows_of_the_results(tmp_path, monkeypatch):
         (tmp_path / f"{name}.cpu.json").write_text(json.dumps(each))
     picture, _, head, _, *rows, _, told = speed.table("speed").splitlines()
     assert picture.endswith("](docs/speed.png)")
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert rows[0] == (
         "| MixUp of [512, 32, 32, 3], one line; jitted | 4 ms; 3 ms | timm, 9 ms | 2.25 and 3.00 times as fast |"
     )
