@@ -75,9 +75,11 @@ def test_runs_have_the_same_numbers_with_programs_from_disk_and_where_these_are_
     first = run("first")
     assert any("pure_step" in key for key in made)
     assert run("second") == first
+    (folder,) = (tmp_path / "cache").iterdir()
+    if (folder / "refused").exists():
+        pytest.skip("on this processor XLA does not take its own programs back")
     taken = set(given)
     assert not made
-    (folder,) = (tmp_path / "cache").iterdir()
     for i, path in enumerate(sorted(folder.iterdir())):
         list(DAMAGES.values())[i % len(DAMAGES)](path)
     assert run("damaged") == first
