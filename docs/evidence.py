@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from pathlib import Path
 
+from docs import marks
 from jax_mix.compare.settings import Comparison
 from jax_mix.compare.summary import Found, baseline, find
 from jax_mix.training.methods import label
@@ -74,13 +74,7 @@ def scale_and_digits(found: Found) -> tuple[float, int]:
 
 def with_tables(page: str) -> str:
     """The page with each table between its two marks as the results have it."""
-
-    def written(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"<!-- {name}: written by docs.evidence -->\n{table(FOLDER / name)}\n<!-- end of {name} -->"
-
-    marks = r"<!-- (?P<name>\w+): written by docs\.evidence -->.*?<!-- end of (?P=name) -->"
-    return re.sub(marks, written, page, flags=re.DOTALL)
+    return marks.with_tables(page, "docs.evidence", lambda name: table(FOLDER / name))
 
 
 if __name__ == "__main__":

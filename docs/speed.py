@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import matplotlib
 
 from benchmarks import measuring
 from benchmarks.measuring import RESULTS
+from docs import marks
 from jax_mix.training.plots import save
 
 matplotlib.use("Agg")
@@ -98,13 +98,7 @@ def targets_of(path: Path) -> list[dict[str, Any]]:
 
 def with_tables(page: str) -> str:
     """The page with each table between its two marks as the results have it."""
-
-    def written(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"<!-- {name}: written by docs.speed -->\n{table(name)}\n<!-- end of {name} -->"
-
-    marks = r"<!-- (?P<name>[\w.-]+): written by docs\.speed -->.*?<!-- end of (?P=name) -->"
-    return re.sub(marks, written, page, flags=re.DOTALL)
+    return marks.with_tables(page, "docs.speed", table)
 
 
 def bars(mixing: dict[str, Any]) -> Any:

@@ -1,9 +1,11 @@
-"""The result file's targets, and its tables in Markdown. Nothing is measured here, nor imported that measures."""
+"""The result file's targets, and its tables in Markdown. Nothing is measured here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+
+from benchmarks.measuring import target
 
 SHARE_OF_COPY, TIMES_EAGER, TIMES_COMPILED, OVERHEAD = 0.9, 1.5, 1.1, 1.02
 TIMES_YARDSTICK = 2.0  # as far from PyTorch as PyTorch is from itself elsewhere, or twice that
@@ -12,10 +14,9 @@ TIMES_YARDSTICK = 2.0  # as far from PyTorch as PyTorch is from itself elsewhere
 def targets(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Each target that was measured: what was `measured`, its bound, whether it was `hit`, and of a miss the reason."""
     return [
-        {"what": what, "measured": measured, bound: value, "hit": hit, **({} if hit else {"reason": reason})}
+        target(what, measured, reason=reason, **{bound: value})
         for what, bound, value, measured, reason in _found(result)
         if measured is not None
-        for hit in [measured >= value if bound == "at_least" else measured <= value]
     ]
 
 
