@@ -12,11 +12,8 @@ number of them in a process of its own, and each device has the same batch, so t
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +23,7 @@ import optax
 from flax import nnx
 
 import jax_mix
-from benchmarks.measuring import exponent, in_ms, keys_in_turn, save, side_by_side, summary, target
+from benchmarks.measuring import exponent, in_a_process, in_ms, keys_in_turn, save, side_by_side, summary, target
 from jax_mix.training import devices
 from jax_mix.training.models import PreActResNet
 
@@ -34,7 +31,6 @@ ROUNDS, AT_MOST = 9, 1.05
 BATCHES, SIDES = (32, 64, 128, 256), (16, 32, 64, 128)
 CLASSES, LAYERS, DEVICES = (10, 100, 1000, 10_000), (1, 2, 4, 8), (1, 2, 4, 8)
 XENT = optax.softmax_cross_entropy_with_integer_labels
-ROOT = Path(__file__).parents[1]
 
 
 def in_words(curve: dict[str, Any]) -> str:
@@ -160,9 +156,7 @@ def of_devices(counts: Sequence[int], rounds: int) -> dict[str, Any]:
     """A process for each number of devices, since JAX has to be told before it starts."""
     seconds = []
     for count in counts:
-        code = f"from benchmarks.growth import on_devices; on_devices({count}, {rounds})"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        seconds.append(json.loads(done.stdout.splitlines()[-1]))
+        seconds.append(in_a_process(f"from benchmarks.growth import on_devices; on_devices({count}, {rounds})"))
     return curve(counts, seconds)
 
 

@@ -7,10 +7,14 @@ was hit; of one that was missed the reason stands beside it.
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ import jax
 from jax_mix.training.environment import environment
 from jax_mix.training.files import write_json
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 _SPINNING, _WAKING = 0.05, 0.03  # seconds
 _PEERS = ("torch", "torchvision", "timm", "fastai", "kornia", "keras")
 
@@ -52,6 +57,13 @@ def side_by_side(
             if i:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def in_a_process(code: str, variables: Mapping[str, str] | None = None) -> Any:
+    """What `code` prints last, as JSON, run in a process of its own with these environment variables besides."""
+    command, environ = [sys.executable, "-c", code], {**os.environ, **(variables or {})}
+    done = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def summary(seconds: list[float]) -> dict[str, float]:

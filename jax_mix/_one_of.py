@@ -203,9 +203,9 @@ def _chosen(mixes: list[Mix], choice: Array) -> Mix:
     """Of each row, or of all, the draw that was chosen."""
 
     def choose(*values: Array) -> Array:
-        stacked = jnp.stack(values)
-        if choice.ndim == 0 or stacked.ndim == 1:
-            return stacked[choice] if choice.ndim == 0 else stacked[0]
-        return stacked[choice, np.arange(len(choice))]
+        if choice.ndim and not values[0].ndim:  # one for all, such as a layer
+            return values[0]
+        which = jnp.expand_dims(choice, tuple(range(choice.ndim, values[0].ndim)))
+        return jax.lax.select_n(jnp.broadcast_to(which, values[0].shape), *values)
 
     return jax.tree.map(choose, *mixes)

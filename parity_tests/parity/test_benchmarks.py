@@ -51,7 +51,12 @@ def test_mixing_in_small(monkeypatch):
     assert [target["what"] for target in found["targets"]] == [f"mixup 6x9x8x3, {form}" for form in mixing.OURS]
     drawn = [bar.get_width() for bar in speed.bars(found).axes[0].patches]
     assert drawn == [1e3 * each["median_s"] for each in of["seconds"].values()]
-    assert mixing.table(found).splitlines()[2].startswith("| MixUp [6, 9, 8, 3] |")
+    both = mixing.joined(found, found)
+    lines = mixing.table(both).splitlines()
+    assert [line.startswith("| MixUp [6, 9, 8, 3] |") for line in lines].count(True) == 2
+    assert [target["what"] for target in both["targets"]][2:] == [
+        f"mixup 6x9x8x3, {o}, memory kept" for o in mixing.OURS
+    ]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -111,6 +116,14 @@ def test_growth_in_small(monkeypatch):
     assert {target["what"]: target["hit"] for target in found["targets"]}["exponent of compiling, by layers"] is False
     drawn = speed.growth(found).axes[[*found["curves"]].index("compiling, by layers")]
     assert drawn.lines[1].get_ydata().tolist() == [3000, 12000]
+
+
+def test_a_process_that_keeps_its_memory_gets_no_new_pages():
+    code = (
+        "import numpy as np; from benchmarks import mixing; x = np.ones(2**22); "
+        "print(mixing.new_pages(lambda: [each.copy() for each in (x, x)]))"
+    )
+    assert measuring.in_a_process(code, mixing.KEEPING) < 10 < measuring.in_a_process(code)
 
 
 def test_targets_and_exponents():
