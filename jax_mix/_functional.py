@@ -83,8 +83,7 @@ def mixup(
     >>> image.shape, target.shape
     ((4, 8, 8, 1), (4, 3))
     """
-    check_same_length(x, y)
-    return _mix_batch(key, x, y, MixUp(alpha, **options))
+    return _mix_batch(key, x, y, MixUp, alpha, options)
 
 
 @overload
@@ -143,8 +142,7 @@ def cutmix(
     >>> image.shape, target.shape
     ((4, 8, 8, 1), (4, 3))
     """
-    check_same_length(x, y)
-    return _mix_batch(key, x, y, CutMix(alpha, **options), dense if dense is None else _static(dense))
+    return _mix_batch(key, x, y, CutMix, alpha, options, dense)
 
 
 def manifold_mixup(
@@ -195,22 +193,37 @@ def manifold_mixup(
     return forward(model, x, mix, **given), mix.targets(y)
 
 
-def _mix_batch(key: Array, x: Any, y: Any, method: MixUp | CutMix, dense: Any = None) -> tuple[Any, Any]:
-    # Numbers are the program's arguments, so that another alpha compiles nothing; the other options are static.
-    names = ["probability", *(["alpha"] if method.lam is None else [] if is_concrete(method.lam) else ["lam"])]
-    numbers = {name: getattr(method, name) for name in names if not isinstance(getattr(method, name), tuple)}
-    fields = [field.name for field in dataclasses.fields(method) if field.name not in numbers]
-    options = tuple((name, getattr(method, name)) for name in fields)
-    return _jitted(key, x, y, numbers, type(method), options, dense)
+def _mix_batch(key: Array, x: Any, y: Any, method: Any, alpha: Any, options: Any, dense: Any = None) -> Any:
+    try:  # what is hashable is checked once; arrays are not, and may be traced
+        hash((alpha, *options.values()))
+    except TypeError:
+        numbers, static = _numbers_and_static(method, alpha, **options)
+    else:
+        numbers, static = _kept(method, alpha, **options)
+    try:
+        return _jitted(key, x, y, numbers, method, static, tuple(dense) if isinstance(dense, Sequence) else dense)
+    except TypeError as error:
+        refused = error
+    check_same_length(x, y)  # JAX may take no such arrays: then in our words
+    raise refused
 
 
-def _static(dense: bool | Sequence[int]) -> bool | tuple[int, ...]:
-    return tuple(dense) if isinstance(dense, Sequence) else dense
+def _numbers_and_static(method: Any, alpha: Any, **options: Any) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+    """A method's numbers, which are the program's arguments, so that another alpha compiles nothing; and the rest."""
+    made = method(alpha, **options)
+    names = ["probability", *(["alpha"] if made.lam is None else [] if is_concrete(made.lam) else ["lam"])]
+    numbers = {name: getattr(made, name) for name in names if not isinstance(getattr(made, name), tuple)}
+    fields = [field.name for field in dataclasses.fields(made) if field.name not in numbers]
+    return numbers, tuple((name, getattr(made, name)) for name in fields)
+
+
+_kept = functools.lru_cache(maxsize=128, typed=True)(_numbers_and_static)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _jitted(
-    key: Array, x: Any, y: Any, numbers: Any, method: Any, options: Any, dense: bool | tuple[int, ...] | None
+    key: Array, x: Any, y: Any, numbers: Any, method: Any, static: Any, dense: bool | tuple[int, ...] | None
 ) -> tuple[Any, Any]:
-    mix = method(**numbers, **dict(options)).sample(key, jax.tree.leaves(x)[0].shape)
+    check_same_length(x, y)
+    mix = method(**numbers, **dict(static)).sample(key, jax.tree.leaves(x)[0].shape)
     return mix.blend(x), mix.targets(y, dense=dense)

@@ -244,6 +244,15 @@ def test_one_clear_sentence(case):
     assert str(caught.value)[-1] == "."
 
 
+def test_a_one_line_form_checks_what_only_equals_what_it_has_seen():
+    jax_mix.mixup(KEY, X, Y, groups=1)
+    with pytest.raises(ValueError, match="groups must be a whole number of 1 or more, got True"):
+        jax_mix.mixup(KEY, X, Y, groups=True)
+    with pytest.raises(TypeError) as caught:
+        jax_mix.mixup(KEY, Tensor(), Y)
+    assert caught.value.__context__ is None
+
+
 def test_a_hidden_state_that_cannot_be_mixed_names_its_layer():
     class Counts(nn.Module):
         @nn.compact
