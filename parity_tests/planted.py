@@ -105,6 +105,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/step.py", "recipe.method_at(optimizer.step[...])", "recipe.method_at(jnp.int32(0))", "training/test_by_hand.py::test_a_run_alone"),
     ("training/step.py", "/ 2 * (self.alpha_end - start)", "* (self.alpha_end - start)", "training/test_by_hand.py::test_seeds_trained_as_one"),
     ("training/step.py", "batch.label, mix, recipe.loss, drop_key, recipe.split_over)", "batch.label, mix)", "training/test_by_hand.py::test_a_run_alone"),
+    ("training/step.py", "if recipe.mesh is not None:", "if False:", "training/test_devices.py::test_mixing_adds_no_collective"),
     ("training/step.py", "hits(logits, label, mix)", "hits(logits, label, None)", "training/test_by_hand.py::test_a_run_alone"),
     # What is kept from one start to the next, and what a start does without.
     ("training/programs.py", "if hashlib.sha256(entry).digest() != content[:_SUM]:", "if False:", "training/test_programs.py::test_a_damaged_entry_is_none_and_goes"),

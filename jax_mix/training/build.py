@@ -212,7 +212,8 @@ def make_recipe(config: Config, model: nnx.Module, dataset: data.Dataset, steps:
     """
     same = {name: getattr(config, name) for name in ("alpha_end", "augment", "accumulate", "ema")}
     same |= {"loss": _loss(config, dataset), "drop_path": config.drop_path is not None}
-    same |= {"steps": steps, "split_over": split_over(config)}
+    mesh = devices.make_mesh(config.devices)
+    same |= {"steps": steps, "mesh": mesh if mesh.size > 1 else None, "split_over": split_over(config)}
     if config.mix == "none":
         return Recipe(**same)
     for note in methods.beside(config.mix, label_smoothing=config.label_smoothing, loss=config.loss):

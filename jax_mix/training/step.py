@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 import jax_mix
-from jax_mix.training import data, models, sharding, tasks
+from jax_mix.training import data, devices, models, sharding, tasks
 from jax_mix.training.ema import update_average
 from jax_mix.training.errors import require
 from jax_mix.training.losses import CROSS_ENTROPY, Loss
@@ -45,6 +45,8 @@ def train_step(
         augment_key, _ = jax.random.split(key)
         image = normalize(data.augment(recipe.augment, augment_key, batch.image))
         mix = method.sample(draw_key(key), image.shape) if method else None  # 1. draw
+        if recipe.mesh is not None:  # small as it is, each device draws all of it; XLA would draw parts and send them
+            mix = jax.lax.with_sharding_constraint(mix, devices.everywhere(recipe.mesh))
         drop_key = jax.random.fold_in(key, _DROPPED) if recipe.drop_path else None
         return loss_and_gradients(model, image, batch.label, mix, recipe.loss, drop_key, recipe.split_over)
 
@@ -172,6 +174,7 @@ class Recipe:
     loss: Loss = CROSS_ENTROPY
     accumulate: int = 1
     ema: float | None = None
+    mesh: Mesh | None = None  # the devices that a batch is split over; None: it is on one
     split_over: Mesh | None = None  # the devices that parameters are split over; None: they are whole
     drop_path: bool = False  # whether the model's blocks are dropped
 
