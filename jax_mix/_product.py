@@ -8,7 +8,8 @@ stays: there it is as fast as copying.
 
 In a product 0 * inf and 0 * nan would reach the whole group. So numbers that are not finite are cut to the largest
 power of two, whose product with 0 is 0, and W is taken 2**26 times as large, so that with any other weight it
-overflows: it is infinite again, in the mixtures that it is a part of and in no others.
+overflows, in the mixtures that it is a part of and in no others. What overflowed is made nan: an infinite number that
+stands for nan could be lost in what follows, as in relu or tanh.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def _compiler_there() -> bool:
 def blend(x: Array, partner: Array, lam: ArrayLike, groups: int) -> Array:
     """`lam * x + (1 - lam) * x[partner]`, at lam 1 exactly `x` and at lam 0 exactly `x[partner]`.
 
-    Where a sample is infinite or nan, the mixtures that it is a part of are one of both, and no others. In float32,
-    numbers of 2**102 (5e30) or more may come out as infinite, and a `lam` below 2**-25 counts as 0.
+    Where a sample is infinite or nan, the mixtures that it is a part of are nan, and no others. In float32, so they may
+    be from 2**102 (5e30) on, and a `lam` below 2**-25 counts as 0.
 
     Args:
       x: float `[batch, ...]`; blended in at least float32.
@@ -93,7 +94,7 @@ def blend(x: Array, partner: Array, lam: ArrayLike, groups: int) -> Array:
     """
     size = x.shape[0] // groups
     dtype = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype(jnp.float32)
-    index = partner.reshape(groups, size) % size
+    index = partner.astype(jnp.int32).reshape(groups, size) % size
     weight = per_sample(jnp.asarray(lam).astype(dtype), x.shape[0], 0).reshape(groups, size)
     if sharding := explicit_sharding(x):
         rows = of_mesh(sharding, sharding.spec[0])
@@ -110,7 +111,8 @@ def take(x: Array, partner: Array, groups: int) -> Array:
 @jax.custom_jvp
 def _blend(x: Array, index: Array, lam: Array) -> Array:
     scale = 2.0 ** _scale(x.dtype)
-    return _product(_matrix(index, lam) * scale, _cut(x)) / scale
+    blended = _product(_matrix(index, lam) * scale, _cut(x)) / scale
+    return jnp.where(jnp.isfinite(blended), blended, jnp.nan)
 
 
 def _derivative(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Any]:

@@ -108,8 +108,9 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/step.py", "if recipe.mesh is not None:", "if False:", "training/test_devices.py::test_mixing_adds_no_collective"),
     ("training/step.py", "hits(logits, label, mix)", "hits(logits, label, None)", "training/test_by_hand.py::test_a_run_alone"),
     # What is kept from one start to the next, and what a start does without.
-    ("training/programs.py", "if hashlib.sha256(entry).digest() != content[:_SUM]:", "if False:", "training/test_programs.py::test_a_damaged_entry_is_none_and_goes"),
-    ("training/programs.py", "if key in self._given:", "if False:", "training/test_programs.py::test_a_folder_whose_programs_xla_does_not_take_back_is_not_used_again"),
+    ("training/programs.py", "whole = hashlib.sha256(entry).digest() == content[:_SUM]", "whole = True", "training/test_programs.py::test_a_damaged_entry_is_none_and_goes"),
+    ("training/programs.py", "if key in self._given:", "if False:", "training/test_programs.py::test_a_folder_whose_programs_xla_does_not_take_back_is_not_used_again_by_that_version"),
+    ("training/programs.py", "if stat.st_mode & 0o022 else", "if False else", "training/test_programs.py::test_a_folder_of_others_is_not_used"),
     ("training/programs.py", "os.utime(path)", "pass", "training/test_programs.py::test_what_was_used_longest_ago_goes_where_all_is_too_large"),
     ("training/programs.py", "if set_already or jax.distributed.is_initialized():", "if set_already:", "training/test_programs.py::test_what_a_user_has_set_stays"),
     ("training/models/initializers.py", "scale * others * count / size", "scale * others", "training/test_models.py::test_initial_weights_are_flaxs_to_the_last_bit"),
@@ -390,6 +391,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/tasks.py", "jax_mix.mixed_loss(hit, logits, label, mix)", "jax_mix.mixed_loss(hit, logits, label, None)", "parity/test_several_labels.py::test_hits_of_a_mixed_batch_are_of_both_images_by_their_weights"),
     # The blend as a matrix product, in programs for a TPU.
     ("_product.py", "jnp.minimum(bits & ~sign, largest.view(whole))", "bits & ~sign", "library/test_product.py::test_what_is_not_finite_stays_among_those_who_are_mixed"),
+    ("_product.py", "blended, jnp.nan)", "blended, blended)", "library/test_product.py::test_what_is_not_finite_stays_among_those_who_are_mixed"),
     ("_product.py", "x.shape[0] // groups <= LARGEST_GROUP", "True", "library/test_product.py::test_not_where_it_would_not_win_or_not_be_right"),
     ("_forward.py", "otherwise(mix.lam, 1)", "mix.lam", "library/test_product.py::test_a_layer_that_is_drawn_has_no_branch"),
     *OUTSIDE,

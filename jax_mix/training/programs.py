@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import math
 import os
 import platform
 import sys
 import time
 import warnings
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import jax
+import jaxlib
 
 from jax_mix.training.data.cache import default_folder
 from jax_mix.training.files import expanded, write_atomically
@@ -25,6 +28,12 @@ from jax_mix.training.files import expanded, write_atomically
 _MOST = 512 * 2**20  # bytes, of a folder; JAX_COMPILATION_CACHE_MAX_SIZE says otherwise
 # Lines of /proc/cpuinfo, of Intel's and AMD's and of ARM's.
 _OF_A_PROCESSOR = ("vendor", "cpu family", "model", "stepping", "flags", "CPU ", "Features")
+# JAX's options, where the environment sets none.
+_OURS = {
+    "persistent_cache_min_entry_size_bytes": -1,
+    "persistent_cache_min_compile_time_secs": 0,  # a run's small programs together take seconds
+    "persistent_cache_enable_xla_caches": "none",  # XLA's own files have no sum, and would stand in a folder beside
+}
 _REFUSED = "refused"  # a file by which it is known that XLA does not take its programs back
 _SUM = hashlib.sha256().digest_size
 
@@ -51,15 +60,16 @@ def keep(cache_dir: str | None) -> None:
         return
     folder = (expanded(cache_dir) if cache_dir else default_folder()) / f"programs-{_processor()}"
     most = options.jax_compilation_cache_max_size
-    kept = Kept(folder, most=_MOST if most < 0 else most)
+    kept = Kept(folder, most=most if most >= 0 else math.inf if _is_set("compilation_cache_max_size") else _MOST)
     if not kept.is_used:
         return
     jaxs.get_file_cache = lambda path: (kept, path)
     # Of a program that XLA does not take back, after which it is compiled.
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     options.update("jax_compilation_cache_dir", str(folder))
-    options.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    options.update("jax_persistent_cache_min_compile_time_secs", 0)  # a run's small programs together take seconds
+    for name, value in _OURS.items():
+        if not _is_set(name):
+            options.update(f"jax_{name}", value)
 
 
 class Kept:
@@ -75,19 +85,25 @@ class Kept:
     (b'code', None)
 
     Args:
-      folder: made if it is not there, for nobody else to write in: who writes a program has it run.
+      folder: made if it is not there, for nobody else to write in: who writes a program has it run. One in which
+        others can write is not used.
       most: bytes, of all files.
     """
 
-    def __init__(self, folder: Path, *, most: int) -> None:
+    def __init__(self, folder: Path, *, most: float) -> None:
         self._path, self._most = folder, most  # `_path` is what JAX calls it
         self._given: set[str] = set()
-        self.is_used = not (folder / _REFUSED).exists()
+        self.is_used = True
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if others := _others_who_write(folder):
+                self._leave(others)
+                return
+            with contextlib.suppress(FileNotFoundError):
+                self.is_used = (folder / _REFUSED).read_text() != jaxlib.__version__
             self._size = self._trimmed()
         except OSError as error:
-            self._leave(error)
+            self._leave(error.strerror or str(error))
 
     def get(self, key: str) -> bytes | None:
         """What was put under a key; None: nothing was, or it is damaged."""
@@ -99,11 +115,14 @@ class Kept:
         if not content:
             return None
         entry = content[_SUM:]
-        with contextlib.suppress(OSError):
-            if hashlib.sha256(entry).digest() != content[:_SUM]:
+        whole = hashlib.sha256(entry).digest() == content[:_SUM]
+        with contextlib.suppress(OSError):  # of a folder that can only be read; or another process was sooner
+            if whole:
+                os.utime(path)  # used last now
+            else:
                 path.unlink()
-                return None
-            os.utime(path)  # used last now
+        if not whole:
+            return None
         self._given.add(key)
         return entry
 
@@ -114,7 +133,7 @@ class Kept:
         try:
             if key in self._given:  # and was compiled all the same: so will all be, at each start, with words from XLA
                 self.is_used = False
-                (self._path / _REFUSED).touch()
+                (self._path / _REFUSED).write_text(jaxlib.__version__)
                 return
             with write_atomically(self._path / key) as temporary:
                 temporary.write_bytes(hashlib.sha256(value).digest() + value)
@@ -122,7 +141,7 @@ class Kept:
             if self._size > self._most:
                 self._size = self._trimmed()
         except OSError as error:
-            self._leave(error)
+            self._leave(error.strerror or str(error))
 
     def _trimmed(self) -> int:
         """The size of all files, of which the oldest are removed before if it is too large."""
@@ -130,6 +149,8 @@ class Kept:
         for path in self._path.iterdir():
             with contextlib.suppress(OSError):  # another process has removed it
                 stat = path.stat()
+                if not S_ISREG(stat.st_mode):
+                    continue
                 if path.name.startswith(".") and time.time() - stat.st_mtime > 24 * 3600:
                     path.unlink()  # a killed process was writing it
                 else:
@@ -142,10 +163,24 @@ class Kept:
             size -= each
         return size
 
-    def _leave(self, error: OSError) -> None:
+    def _leave(self, why: str) -> None:
         self.is_used = False
-        told = f"compiled programs cannot be kept in '{self._path}' ({error.strerror or error}): going on without"
+        told = f"compiled programs cannot be kept in '{self._path}' ({why}): going on without"
         print(f"--cache-dir: {told}", file=sys.stderr)
+
+
+def _others_who_write(folder: Path) -> str:
+    """Why a folder's programs may be somebody else's; empty: they are not."""
+    if not hasattr(os, "getuid"):
+        return ""
+    stat = folder.stat()
+    if stat.st_uid not in (os.getuid(), 0):
+        return "it is another user's"
+    return "others can write to it" if stat.st_mode & 0o022 else ""
+
+
+def _is_set(name: str) -> bool:
+    return f"JAX_{name.upper()}" in os.environ
 
 
 def _processor() -> str:

@@ -1,9 +1,12 @@
 """Compiled programs on disk: taken from there to the same numbers, whatever has happened to the folder meanwhile."""
 
+import math
 import os
 import time
+from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 from jax._src import compilation_cache as jaxs
 from jax.experimental.compilation_cache import compilation_cache
@@ -13,7 +16,7 @@ from jax_mix.training import programs
 from jax_mix.training.config import Config
 from jax_mix.training.programs import Kept
 
-OPTIONS = ("dir", "max_size"), ("min_entry_size_bytes", "min_compile_time_secs")
+OPTIONS = ("dir", "max_size"), ("min_entry_size_bytes", "min_compile_time_secs", "enable_xla_caches")
 
 
 @pytest.fixture
@@ -96,6 +99,52 @@ def test_a_damaged_entry_is_none_and_goes(damage, tmp_path):
     assert Kept(tmp_path, most=1000).get("step") == b"another"
 
 
+@pytest.mark.parametrize("unlink", ["another process was sooner", "the folder can only be read"])
+def test_a_damaged_entry_is_none_where_it_cannot_be_removed(unlink, tmp_path, monkeypatch):
+    Kept(tmp_path, most=1000).put("step", b"program")
+    changed(tmp_path / "step", -1)
+    kept = Kept(tmp_path, most=1000)
+    error = FileNotFoundError if unlink == "another process was sooner" else PermissionError
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda self: raise_(error()))
+        assert kept.get("step") is None
+    kept.put("step", b"program")  # and so it was not one that XLA does not take back
+    assert kept.is_used
+    assert not (tmp_path / "refused").exists()
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize("whose", ["others can write to it", "it is another user's"])
+def test_a_folder_of_others_is_not_used(whose, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "folder"
+    Kept(folder, most=1000).put("step", b"hostile")
+    if whose == "others can write to it":
+        folder.chmod(0o777)
+    else:
+        if os.getuid() == 0:
+            os.chown(folder, 12345, -1)
+        monkeypatch.setattr(os, "getuid", lambda: 12346)
+    kept = Kept(folder, most=1000)
+    kept.put("other", b"program")
+    assert (kept.get("step"), kept.is_used) == (None, False)
+    told = f"--cache-dir: compiled programs cannot be kept in '{folder}' ({whose}): going on without"
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_a_folder_within_is_left_alone(tmp_path):
+    """On a GPU, XLA may put one there."""
+    (tmp_path / "xla").mkdir()
+    (tmp_path / "xla" / "file").write_bytes(bytes(1000))
+    os.utime(tmp_path / "xla", (0, 0))
+    kept = Kept(tmp_path, most=40)
+    kept.put("a", b"1"), kept.put("b", b"2")
+    assert kept.is_used
+    assert (tmp_path / "xla" / "file").exists()
+
+
 def test_what_was_used_longest_ago_goes_where_all_is_too_large(tmp_path):
     kept = Kept(tmp_path, most=3 * 132)  # the sum of an entry is of 32 bytes
     for i, name in enumerate("abc"):
@@ -116,7 +165,7 @@ def test_what_a_killed_process_was_writing_goes_after_a_day(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".step.17"]
 
 
-def test_a_folder_whose_programs_xla_does_not_take_back_is_not_used_again(tmp_path):
+def test_a_folder_whose_programs_xla_does_not_take_back_is_not_used_again_by_that_version(tmp_path, monkeypatch):
     Kept(tmp_path, most=1000).put("step", b"program")
     kept = Kept(tmp_path, most=1000)
     assert kept.get("step") == b"program"
@@ -124,6 +173,8 @@ def test_a_folder_whose_programs_xla_does_not_take_back_is_not_used_again(tmp_pa
     for each in (kept, Kept(tmp_path, most=1000)):
         assert not each.is_used
         assert each.get("step") is None
+    monkeypatch.setattr(jaxlib, "__version__", "another")
+    assert Kept(tmp_path, most=1000).get("step") == b"program"
 
 
 @pytest.mark.parametrize("when", ["at the start", "later"])
@@ -155,6 +206,18 @@ def test_what_a_user_has_set_stays(setting, as_users_start, tmp_path, monkeypatc
     programs.keep(str(tmp_path / "ours"))
     assert jax.config.jax_compilation_cache_dir == before
     assert not (tmp_path / "ours").exists()
+
+
+def test_what_the_environment_says_holds(as_users_start, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "-1")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 7)
+    found = []
+    monkeypatch.setattr(programs, "Kept", lambda folder, most: found.append(most) or Kept(folder, most=most))
+    programs.keep(str(tmp_path))
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 7
+    assert jax.config.jax_persistent_cache_min_entry_size_bytes == -1
+    assert found == [math.inf]
 
 
 def test_another_processor_has_another_folder(as_users_start, tmp_path, monkeypatch):
