@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,9 @@ from jax_mix.training.files import write_json
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 _SPINNING, _WAKING = 0.05, 0.03  # seconds
+_LOOK, _BUSY = 0.5, 0.1  # seconds, and a part of the cores
+# For glibc's allocator: one heap, of which nothing is given back to the system.
+KEEPING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 _PEERS = ("torch", "torchvision", "timm", "fastai", "kornia", "keras")
 
 
@@ -66,6 +70,16 @@ def in_a_process(code: str, variables: Mapping[str, str] | None = None) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def new_pages(run: Callable[[], Any], calls: int = 5) -> float:
+    """How many pages of memory the system has to hand out for a call, each of which stops it; the median of some."""
+    found = []
+    for _ in range(calls):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        jax.block_until_ready(run())
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return statistics.median(found)
+
+
 def summary(seconds: list[float]) -> dict[str, float]:
     return {name if name == "n" else f"{name}_s": value for name, value in quartiles(seconds).items()}
 
@@ -100,16 +114,34 @@ def target(
 
 
 def save(name: str, results: dict[str, Any]) -> None:
-    """Write `results/NAME.DEVICE.json` with the hardware and the versions, and say so."""
+    """Write `results/NAME.DEVICE.json` with the hardware, what else ran there, and the versions, and say so."""
     device = jax.devices()[0]
     kind = "cpu" if device.platform == "cpu" else device.device_kind.lower().replace(" ", "-")
-    document = environment(*_PEERS) | results
+    document = environment(*_PEERS) | {"cores_taken_by_others": others()} | results
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.{kind}.json"
     write_json(path, document)
     for each in document.get("targets", ()):
         print(told(each))
+    if (document["cores_taken_by_others"] or 0) > _BUSY:
+        print("other processes were at work when this ended: its times are not to be trusted")
     print(f"written: {path}", flush=True)
+
+
+def others() -> float | None:
+    """The part of the cores that other processes take, seen while this one sleeps; None where that is not told."""
+
+    def counted() -> tuple[int, int]:  # of all cores, idle and in all, in ticks
+        ticks = [int(each) for each in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        return ticks[3] + ticks[4], sum(ticks)
+
+    if not Path("/proc/stat").exists():
+        return None
+    time.sleep(_SPINNING)
+    idle, every = counted()
+    time.sleep(_LOOK)
+    later_idle, later_every = counted()
+    return round(1 - (later_idle - idle) / max(later_every - every, 1), 3)
 
 
 def told(target: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from torchvision.transforms import v2
 from jax_mix import Mix
 
 ALPHA = {"mixup": 0.4, "cutmix": 1.0}
+OF_EVEN_BATCHES = ("timm",)  # it refuses others
 
 
 class Replayed(NamedTuple):

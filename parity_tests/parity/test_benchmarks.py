@@ -1,6 +1,7 @@
 """The benchmarks in small: both sides make the same, results have all that is told, and pages tell what they say."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,8 @@ def plain():
 @pytest.mark.usefixtures("as_users_run")
 def test_mixing_in_small(monkeypatch):
     monkeypatch.setattr(mixing, "METHODS", {"mixup": mixing.METHODS["mixup"]})
+    for name in ("_SPINNING", "_WAKING"):
+        monkeypatch.setattr(measuring, name, 0)
     found = mixing.measure({SHAPE: 4}, ROUNDS)
     of = found["results"]["mixup"]["6x9x8x3"]
     assert set(of["seconds"]) == {*mixing.OURS, *mixing_peers.PEERS}
@@ -57,6 +60,13 @@ def test_mixing_in_small(monkeypatch):
     assert [target["what"] for target in both["targets"]][2:] == [
         f"mixup 6x9x8x3, {o}, memory kept" for o in mixing.OURS
     ]
+
+
+def test_of_an_odd_batch_timm_is_left_out(monkeypatch):
+    monkeypatch.setattr(mixing, "PEERS", {name: mixing_peers.PEERS[name] for name in ("torchvision", "timm")})
+    odd = mixing.of_one("mixup", (5, *SHAPE[1:]), 4, ROUNDS)
+    assert odd["same_output_from_the_same_draw"] == ["torchvision"]
+    assert " |  | " in mixing.rows({"mixup": {"5x9x8x3": odd}})[0]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -120,10 +130,18 @@ def test_growth_in_small(monkeypatch):
 
 def test_a_process_that_keeps_its_memory_gets_no_new_pages():
     code = (
-        "import numpy as np; from benchmarks import mixing; x = np.ones(2**22); "
-        "print(mixing.new_pages(lambda: [each.copy() for each in (x, x)]))"
+        "import numpy as np; from benchmarks import measuring; x = np.ones(2**22); "
+        "print(measuring.new_pages(lambda: [each.copy() for each in (x, x)]))"
     )
-    assert measuring.in_a_process(code, mixing.KEEPING) < 10 < measuring.in_a_process(code)
+    assert measuring.in_a_process(code, measuring.KEEPING) < 10 < measuring.in_a_process(code)
+
+
+def test_what_other_processes_take_is_seen(monkeypatch):
+    monkeypatch.setattr(measuring, "_LOOK", 0.2)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        taken = measuring.others()
+        other.kill()
+    assert taken > 0.5 / os.cpu_count()
 
 
 def test_targets_and_exponents():
