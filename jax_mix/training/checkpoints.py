@@ -115,7 +115,7 @@ class Checkpoints:
         # are several they call it in step.
         beside = jax.process_count() == 1 and all(map(devices.is_on_the_host, jax.tree.leaves(state)))
         if beside:
-            state = jax.tree.map(jnp.copy, state)  # jax.device_put may share memory whatever it is asked for
+            state = jax.tree.map(_copied, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
             save = functools.partial(self._manager.save, step, args=items, force=True)
@@ -328,6 +328,11 @@ def _pass_over_closed_loops() -> None:
             before(unraisable)
 
     sys.unraisablehook = hook
+
+
+def _copied(a: jax.Array) -> Any:
+    """A copy of an array in the host's memory: NumPy's, which has nothing to compile and Orbax writes twice as fast."""
+    return jnp.copy(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else np.array(a)
 
 
 def _name(path: Any) -> str:
