@@ -18,6 +18,7 @@ python train.py --config recipes/deit_s.toml --epochs 9: as a file says, or a ru
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import shlex
@@ -27,6 +28,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported: it would look through all modules again and again, and find nothing
 
 from flax import nnx
 
@@ -147,4 +151,6 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # modules stay: from here on it looks through what is made after them alone
+    gc.enable()
     sys.exit(main())
