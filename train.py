@@ -134,8 +134,9 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
         if first:
             run_files.write_beginning(folder, prepared, anew=not goes_on)
+        logs, picture = (Logs(folder), run_files.mixed_batch(folder, prepared)) if first else (None, int)
         try:
-            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best)
+            model, history = train(prepared, checkpoints, logs, best=best, meanwhile=picture)
         except Stopped as stopped:
             raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
@@ -145,7 +146,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         metrics = run_files.metrics_of(history, details, keep_best=config.keep_best)
         print(f"test {task.in_words(metrics)}")
         if first:
-            run_files.write_results(folder, prepared, metrics, logits)
+            run_files.write_results(folder, prepared, metrics, logits, picture)
             print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 

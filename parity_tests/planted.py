@@ -112,7 +112,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/programs.py", "os.utime(path)", "pass", "training/test_programs.py::test_what_was_used_longest_ago_goes_where_all_is_too_large"),
     ("training/programs.py", "if set_already or jax.distributed.is_initialized():", "if set_already:", "training/test_programs.py::test_what_a_user_has_set_stays"),
     ("training/models/initializers.py", "scale * others * count / size", "scale * others", "training/test_models.py::test_initial_weights_are_flaxs_to_the_last_bit"),
-    ("training/checkpoints.py", "jax.tree.map(jnp.copy, state)", "state", "training/test_checkpoints.py::test_what_is_saved_is_the_state_at_that_moment_though_its_memory_is_used_again"),
+    ("training/checkpoints.py", "jax.tree.map(_copied, state)", "state", "training/test_checkpoints.py::test_what_is_saved_is_the_state_at_that_moment_though_its_memory_is_used_again"),
     ("training/checkpoints.py", "self._remove_unfinished()\n        steps", "steps", "training/test_checkpoints.py::test_when_nothing_more_can_be_written_the_older_ones_are_kept_and_saving_goes_on"),
     ("training/loop.py", "if len(hits) == steps else {}", "", "training/test_mix.py::test_a_run_that_a_version_without_training_accuracy_has_begun_goes_on"),
     ("training/loop.py", "losses, hits = [], []", "losses = []", "training/test_by_hand.py::test_a_run_alone"),

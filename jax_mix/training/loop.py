@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ def train(
     progress: tqdm[Any] | None = None,
     best: Checkpoints | None = None,
     watched: data.Examples | None = None,
+    meanwhile: Callable[[], object] = int,
 ) -> tuple[nnx.Module, list[dict[str, float]]]:
     """Train a model, or go on from a checkpoint with `--resume`, to the same numbers.
 
@@ -42,6 +44,7 @@ def train(
       progress: a bar that counts the steps of several runs; None: this run has one of its own.
       best: of this run, for the best epoch; None: it is not kept.
       watched: training images that are looked at as they are, neither mixed nor augmented, after each epoch.
+      meanwhile: called when a step is on its way, to begin what can be done beside.
 
     Returns:
       The model, or that of averaged weights; and for each epoch that was evaluated its "epoch", the "step" it ended
@@ -65,7 +68,7 @@ def train(
         learner = make_learner(config, model, steps)
         graphdef, state = nnx.split(learner)
         # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
-        state = jax.tree.map(jnp.copy, state)
+        state = jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)  # one program, or each shape is one
     whole = recipe.split_over is None
     state = jax.device_put(state, devices.everywhere(mesh) if whole else sharding.parts(state, mesh))
     nnx.update(learner, state)
@@ -114,6 +117,7 @@ def train(
             for batch in itertools.islice(batches, epoch_steps - len(losses)):
                 key = jax.random.fold_in(step_key, done)
                 state, measured = pure_step(graphdef, state, key, batch, dataset.normalize, epoch_recipe)
+                meanwhile()
                 losses.append(measured.loss)
                 hits.append(measured.accuracy)
                 done += 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
+import functools
 import itertools
 import os
 import shutil
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,12 +144,22 @@ def write_beginning(folder: Path, prepared: Prepared, *, anew: bool) -> None:
     if anew:
         write_config(folder, prepared.config, anew=True)
     about.write_about(folder, prepared)
-    threading.Thread(target=_import_plots).start()
 
 
-def _import_plots() -> None:
-    """What takes half a second, and is needed at the end alone, while the step is compiled."""
-    importlib.import_module("jax_mix.training.plots")
+def mixed_batch(folder: Path, prepared: Prepared) -> Callable[[], Future[None]]:
+    """What draws the picture of a mixed batch, once, beside what calls it: with its import it takes a second."""
+    return functools.cache(functools.partial(ThreadPoolExecutor(1).submit, _plot_mixed_batch, folder, prepared))
+
+
+def _plot_mixed_batch(folder: Path, prepared: Prepared) -> None:
+    from jax_mix.training import plots  # here, as it takes half a second
+
+    config, dataset, _, recipe = prepared
+    key = split_seed(config)[3]
+    seed = np.asarray(jax.random.key_data(key)).tobytes()
+    image, label = data.first_batch(dataset.train, config.batch_size // config.accumulate, seed)
+    mix = jax.jit(recipe.method.sample, static_argnums=1)(key, image.shape) if recipe.method else None
+    plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
 
 
 def logits_of(prepared: Prepared, model: nnx.Module) -> Float[np.ndarray, "n classes"]:
@@ -180,7 +190,11 @@ def metrics_of(history: list[dict[str, float]], details: dict[str, Any], *, keep
 
 
 def write_results(
-    folder: Path, prepared: Prepared, metrics: dict[str, Any], logits: Float[np.ndarray, "n classes"]
+    folder: Path,
+    prepared: Prepared,
+    metrics: dict[str, Any],
+    logits: Float[np.ndarray, "n classes"],
+    picture: Callable[[], Future[None]],
 ) -> None:
     """Write what a finished run leaves: pictures, then metrics.json, by which it is known to be finished.
 
@@ -189,19 +203,16 @@ def write_results(
       prepared: what was trained, on what, and how.
       metrics: as `metrics_of` gives them.
       logits: as `logits_of` gives them.
+      picture: what `mixed_batch` gives.
     """
-    from jax_mix.training import plots  # here: `write_beginning` has had it imported meanwhile
-
-    config, dataset, _, recipe = prepared
+    config, dataset, _, _ = prepared
     write_config(folder, config)  # what may differ in a run that was resumed
     name = printable(folder.name)
     write_jsonl(folder / "metrics.jsonl", metrics["history"])  # a run that goes on when all is done has not written it
+    picture().result()
+    from jax_mix.training import plots  # here, as it takes half a second
+
     plots.plot_learning_curve(folder / "learning_curve.png", metrics["history"], title=name)
-    key = split_seed(config)[3]
-    seed = np.asarray(jax.random.key_data(key)).tobytes()
-    image, label = data.first_batch(dataset.train, config.batch_size // config.accumulate, seed)
-    mix = jax.jit(recipe.method.sample, static_argnums=1)(key, image.shape) if recipe.method else None
-    plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
     task = tasks.of(dataset.test.label)
     if not task.several:
         confusion = confusion_matrix(logits, dataset.test.label)
