@@ -36,7 +36,7 @@ from flax import nnx
 
 try:
     from jax_mix._checks import shown, suggest
-    from jax_mix.training import devices, needed, programs, tasks  # noqa: F401 - needed says what is not installed
+    from jax_mix.training import devices, needed, programs  # noqa: F401 - needed says what is not installed
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
@@ -132,22 +132,15 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         if not config.resume:
             checkpoints.start_anew(overwrite=config.overwrite)
         goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
-        if first:
-            run_files.write_beginning(folder, prepared, anew=not goes_on)
-        logs, picture = (Logs(folder), run_files.mixed_batch(folder, prepared)) if first else (None, int)
+        picture = run_files.write_beginning(folder, prepared, anew=not goes_on) if first else None
         try:
-            model, history = train(prepared, checkpoints, logs, best=best, meanwhile=picture)
+            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
         except Stopped as stopped:
             raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
-        task, logits = tasks.of(dataset.test.label), run_files.logits_of(prepared, model)
-        details = task.details(logits, dataset.test.label, dataset.class_names)
-        metrics = run_files.metrics_of(history, details, keep_best=config.keep_best)
-        print(f"test {task.in_words(metrics)}")
-        if first:
-            run_files.write_results(folder, prepared, metrics, logits, picture)
-            print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
+        metrics = run_files.write_results(folder, prepared, model, history, picture)
+        print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 
 
