@@ -17,6 +17,7 @@ python train.py --config recipes/deit_s.toml --epochs 9: as a file says, or a ru
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -53,10 +54,7 @@ from jax_mix.training.methods import told
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command line: returns 0, or after one sentence on stderr 2 if something given cannot be used.
-
-    After a signal, 128 and its number, as shells do.
-    """
+    """Returns 0; 2 after one sentence on stderr of what cannot be used; after a signal, 128 and its number."""
     args = sys.argv[1:] if args is None else args
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -147,4 +145,5 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 if __name__ == "__main__":
     gc.freeze()  # modules stay: from here on it looks through what is made after them alone
     gc.enable()
+    atexit.register(gc.freeze)  # nor does the interpreter, when it ends
     sys.exit(main())
