@@ -213,6 +213,19 @@ def test_a_step_that_fails_is_told_though_its_draw_cannot_be_written(data_dir, t
     assert "could not be written, [Errno 28] No space left on device" in told
 
 
+def test_a_picture_that_cannot_be_drawn_beside_is_told_and_the_run_is_not_finished(
+    data_dir, tmp_path, capsys, monkeypatch
+):
+    def full(path, *_):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("jax_mix.training.plots.plot_mixed_batch", full)
+    assert train.main([*SHORTEST, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "full"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"train.py: [Errno 28] No space left on device: '{tmp_path / 'full' / 'mixed_batch.png'}'"
+    assert not (tmp_path / "full" / "metrics.json").exists()
+
+
 def test_other_images_or_labels_are_not_gone_on_with(data_dir, tmp_path, digits, capsys, monkeypatch):
     flags = [*SHORTEST, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "other"]
     assert train.main(flags) == 0
