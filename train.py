@@ -123,14 +123,14 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (
-        run_files.locked_run(folder, config),
+        run_files.locked_run(folder, config) as beside,
         Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
         run_files.best_checkpoints(folder, config, dataset) as best,
     ):
         if not config.resume:
             checkpoints.start_anew(overwrite=config.overwrite)
         goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
-        picture = run_files.write_beginning(folder, prepared, anew=not goes_on) if first else None
+        picture = run_files.write_beginning(folder, prepared, beside, anew=not goes_on) if first else None
         try:
             model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
         except Stopped as stopped:

@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,11 @@ def check_apart(weights: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked_run(folder: Path, config: Config) -> Iterator[None]:
+def locked_run(folder: Path, config: Config) -> Iterator[Executor]:
     """Keep a run's folder for it, until the body ends; with several processes for all of them.
+
+    Yields:
+      A thread, for what can be written there beside; the body's end waits for it.
 
     Raises:
       UserError: another run is at work there, or was just finished.
@@ -113,7 +116,7 @@ def locked_run(folder: Path, config: Config) -> Iterator[None]:
             return ""
 
         devices.decided_by_first(keep)
-        yield
+        yield stack.enter_context(ThreadPoolExecutor(1))
 
 
 def _is_finished(folder: Path) -> bool:
@@ -136,16 +139,16 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
     write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
 
 
-def write_beginning(folder: Path, prepared: Prepared, *, anew: bool) -> Callable[[], Future[None]]:
+def write_beginning(folder: Path, prepared: Prepared, beside: Executor, *, anew: bool) -> Callable[[], Future[None]]:
     """Write what a run leaves before it trains: about.json, and config.json if it is not gone on with.
 
     Returns:
-      What draws the picture of a mixed batch, once, beside what calls it: with its import that takes a second.
+      What has the picture of a mixed batch drawn `beside`, once: with its import that takes a second.
     """
     if anew:
         write_config(folder, prepared.config, anew=True)
     about.write_about(folder, prepared)
-    return functools.cache(functools.partial(ThreadPoolExecutor(1).submit, _plot_mixed_batch, folder, prepared))
+    return functools.cache(functools.partial(beside.submit, _plot_mixed_batch, folder, prepared))
 
 
 def _plot_mixed_batch(folder: Path, prepared: Prepared) -> None:
@@ -209,10 +212,10 @@ def write_results(
     if picture is None:
         return metrics
 
+    picture().result()  # before what is half-written is removed
     write_config(folder, config)  # what may differ in a run that was resumed
     name = printable(folder.name)
     write_jsonl(folder / "metrics.jsonl", history)  # a run that goes on when all is done has not written it
-    picture().result()
     from jax_mix.training import plots  # here, as its import takes half a second
 
     plots.plot_learning_curve(folder / "learning_curve.png", history, title=name)
