@@ -92,7 +92,7 @@ def evaluate(
 def evaluation(
     model: Any, data: Dataset, sharding: NamedSharding | None = None, watched: Examples | None = None
 ) -> Callable[[], dict[str, float]]:
-    """What waits for `evaluate`, which the devices have begun, and gives what it found."""
+    """`evaluate`, begun: what is given waits for the devices, and gives what they found."""
     model.eval()
     of_test = prediction(model, data.normalize, data.test.image, sharding)
     of_watched = None if watched is None else prediction(model, data.normalize, watched.image, sharding)
@@ -176,7 +176,7 @@ def predict(
 def prediction(
     model: Any, normalize: Normalize, image: Any, sharding: NamedSharding | None = None, *, batch_size: int = 500
 ) -> Callable[[], Float[np.ndarray, "n classes"]]:
-    """What waits for `predict`, which the devices have begun, and gives the logits."""
+    """`predict`, begun: what is given waits for the devices, and gives the logits."""
     n = len(image)
     batch_size = min(batch_size, n)
     if sharding is None:
