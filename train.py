@@ -1,6 +1,6 @@
 """Train an image classifier with MixUp, Manifold Mixup or CutMix.
 
-python train.py: handwritten digits with Manifold Mixup, twenty seconds on two CPU cores.
+python train.py: handwritten digits with Manifold Mixup, some ten seconds on two CPU cores.
 
 python train.py --mix cutmix --alpha 0.5: another method; --mix mixup:0.8+cutmix:1.0: one of two for each batch.
 
@@ -17,7 +17,9 @@ python train.py --config recipes/deit_s.toml --epochs 9: as a file says, or a ru
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import importlib
 import io
 import shlex
@@ -28,11 +30,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    gc.disable()  # until all is imported: it would look through all modules again and again, and find nothing
+
 from flax import nnx
 
 try:
     from jax_mix._checks import shown, suggest
-    from jax_mix.training import devices, needed, programs, tasks  # noqa: F401 - needed says what is not installed
+    from jax_mix.training import devices, needed, programs  # noqa: F401 - needed says what is not installed
 except ModuleNotFoundError as error:  # it says what to install
     sys.exit(f"train.py: {error}")
 
@@ -49,10 +54,7 @@ from jax_mix.training.methods import told
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command line: returns 0, or after one sentence on stderr 2 if something given cannot be used.
-
-    After a signal, 128 and its number, as shells do.
-    """
+    """Returns 0; 2 after one sentence on stderr of what cannot be used; after a signal, 128 and its number."""
     args = sys.argv[1:] if args is None else args
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -121,30 +123,27 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (
-        run_files.locked_run(folder, config),
+        run_files.locked_run(folder, config) as beside,
         Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
         run_files.best_checkpoints(folder, config, dataset) as best,
     ):
         if not config.resume:
             checkpoints.start_anew(overwrite=config.overwrite)
         goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
-        if first:
-            run_files.write_beginning(folder, prepared, anew=not goes_on)
+        picture = run_files.write_beginning(folder, prepared, beside, anew=not goes_on) if first else None
         try:
-            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best)
+            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
         except Stopped as stopped:
             raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
-        task, logits = tasks.of(dataset.test.label), run_files.logits_of(prepared, model)
-        details = task.details(logits, dataset.test.label, dataset.class_names)
-        metrics = run_files.metrics_of(history, details, keep_best=config.keep_best)
-        print(f"test {task.in_words(metrics)}")
-        if first:
-            run_files.write_results(folder, prepared, metrics, logits)
-            print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
+        metrics = run_files.write_results(folder, prepared, model, history, picture)
+        print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return model, metrics
 
 
 if __name__ == "__main__":
+    gc.freeze()  # modules stay: from here on it looks through what is made after them alone
+    gc.enable()
+    atexit.register(gc.freeze)  # nor does the interpreter, when it ends
     sys.exit(main())

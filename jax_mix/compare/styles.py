@@ -30,7 +30,6 @@ def theme(name: str) -> Iterator[None]:
     settings: Any = {
         "figure.facecolor": paper,
         "axes.facecolor": paper,
-        "savefig.facecolor": paper,
         "text.color": ink,
         "axes.labelcolor": ink,
         "axes.edgecolor": faint,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -26,14 +25,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from jax_mix.training import devices
+from jax_mix.training import checksums, devices
 from jax_mix.training.errors import UserError, require
 from jax_mix.training.files import check_writable
 
-_CHECKSUMS = "SHA256SUMS"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a checkpoint's name until all is written
 
 
@@ -115,16 +112,20 @@ class Checkpoints:
         # are several they call it in step.
         beside = jax.process_count() == 1 and all(map(devices.is_on_the_host, jax.tree.leaves(state)))
         if beside:
-            state = jax.tree.map(jnp.copy, state)  # jax.device_put may share memory whatever it is asked for
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+            state = jax.tree.map(_copied, state)
         try:
-            save = functools.partial(self._manager.save, step, args=items, force=True)
             if beside:
-                self._begun = self._beside.submit(save)
+                self._begun = self._beside.submit(self._save, step, state, run)
             else:
-                save()
+                self._save(step, state, run)
         except Exception as error:
             self._fail(error)
+
+    def _save(self, step: int, state: Any, run: dict[str, Any]) -> None:
+        import orbax.checkpoint as ocp
+
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        self._manager.save(step, args=items, force=True)
 
     def restore(self, state_like: Any) -> tuple[int, Any, Any]:
         """Read the newest checkpoint that is not damaged; stderr names the damaged ones, which are kept aside.
@@ -143,8 +144,9 @@ class Checkpoints:
         step, run = self._newest()
         self._check_config(run["config"])
         self._check_arrays(run["arrays"], _describe(state_like))
-        target = _with_dtypes(state_like, run["arrays"])
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        from orbax.checkpoint import args
+
+        items = args.Composite(state=args.StandardRestore(_with_dtypes(state_like, run["arrays"])))
         return step, self._manager.restore(step, args=items).state, run["history"]
 
     def forget(self, *, after: int) -> None:
@@ -170,10 +172,12 @@ class Checkpoints:
                 self._manager.delete(step)
 
     @functools.cached_property
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self) -> Any:
         """Made when first used, and so the folder: nothing is left of a run that ends before."""
         self._remove_unfinished()
         _pass_over_closed_loops()
+        import orbax.checkpoint as ocp  # here, as it takes a fifth of a second: it is imported beside training
+
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             save_root_metadata=False,
@@ -215,9 +219,7 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Orbax calls this, on process 0, when all files are written, just before a rename makes them a checkpoint."""
-        folder = self.folder / f"{self._step}{_UNFINISHED}"
-        lines = [f"{digest}  {name}\n" for name, digest in sorted(_checksums(folder).items())]
-        (folder / _CHECKSUMS).write_text("".join(lines))
+        checksums.write(self.folder / f"{self._step}{_UNFINISHED}")
 
     def _newest(self) -> tuple[int, dict[str, Any]]:
         """The newest checkpoint that is not damaged: its step and what it has besides arrays.
@@ -227,7 +229,7 @@ class Checkpoints:
         steps = self.steps[::-1]
         newest, damaged = -1, {}
         for step in steps if jax.process_index() == 0 else []:
-            reason = _damage(self.folder / str(step))
+            reason = checksums.damage(self.folder / str(step))
             if reason is None:
                 newest = step
                 break
@@ -239,7 +241,9 @@ class Checkpoints:
         newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
         require(newest >= 0, f"--name: every checkpoint in '{self.folder}' is damaged: start anew with another --name.")
         self._manager.reload()
-        items = ocp.args.Composite(run=ocp.args.JsonRestore())
+        from orbax.checkpoint import args
+
+        items = args.Composite(run=args.JsonRestore())
         return newest, self._manager.restore(newest, args=items).run
 
     def _set_aside(self, step: int) -> str:
@@ -277,9 +281,11 @@ def read_part(folder: Path, name: str, like: Any, *, or_else: str) -> tuple[int,
     steps = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
     require(bool(steps), f"there is no checkpoint in '{folder}'.")
     path = folder.absolute() / str(max(steps))
-    damage = _damage(path)
+    damage = checksums.damage(path)
     require(damage is None, f"the checkpoint '{path}' is damaged: {damage}; {or_else}.")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what is of no concern to the user
+    import orbax.checkpoint as ocp
+
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         run = checkpointer.restore(path, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
     saved = {key: array for key, array in run["arrays"].items() if key.startswith(f"{name}.")}
@@ -330,6 +336,11 @@ def _pass_over_closed_loops() -> None:
     sys.unraisablehook = hook
 
 
+def _copied(a: jax.Array) -> Any:
+    """A copy of an array in the host's memory: NumPy's, which has nothing to compile and Orbax writes twice as fast."""
+    return jnp.copy(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else np.array(a)
+
+
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
@@ -366,30 +377,6 @@ def _with_dtypes(like: Any, saved: Mapping[str, str]) -> Any:
         return jax.ShapeDtypeStruct(a.shape, jnp.dtype(dtype), sharding=a.sharding)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file in the folders of a checkpoint; those beside them change later, and are not needed."""
-    digests = {}
-    for path in folder.glob("*/**/*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None if every file is as it was written."""
-    try:
-        lines = (folder / _CHECKSUMS).read_text(errors="replace").splitlines()
-        found = _checksums(folder)
-    except OSError as error:
-        return f"{Path(error.filename).name}: {error.strerror}"
-    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in sorted(written.keys() | found.keys()):
-        if written.get(name) != found.get(name):
-            return f"{name} is " + ("missing" if name not in found else f"not as {_CHECKSUMS} says")
-    return None
 
 
 def _shown(value: Any) -> str:

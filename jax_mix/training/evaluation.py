@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -85,20 +86,32 @@ def evaluate(
     Raises:
       TrainingFailed: a logit of a test image is infinite or nan.
     """
+    return evaluation(model, data, sharding, watched)()
+
+
+def evaluation(
+    model: Any, data: Dataset, sharding: NamedSharding | None = None, watched: Examples | None = None
+) -> Callable[[], dict[str, float]]:
+    """`evaluate`, begun: what is given waits for the devices, and gives what they found."""
     model.eval()
-    logits = predict(model, data.normalize, data.test.image, sharding)
-    seen = None if watched is None else predict(model, data.normalize, watched.image, sharding)
+    of_test = prediction(model, data.normalize, data.test.image, sharding)
+    of_watched = None if watched is None else prediction(model, data.normalize, watched.image, sharding)
     model.train()
-    wrong = int(np.sum(~np.isfinite(logits).all(axis=1)))
-    if wrong:
-        raise TrainingFailed(
-            f"the logits of {wrong} of {len(logits)} test images are infinite or nan, though the weights are finite: "
-            "try --dtype float32, or a lower --learning-rate."
-        )
-    found = measure(logits, data.test.label)
-    if watched is not None:
-        of_seen = measure(seen, watched.label)
-        found |= {"fit_accuracy": of_seen["accuracy"], "fit_nll": of_seen["nll"]}
+
+    def found() -> dict[str, float]:
+        logits = of_test()
+        wrong = int(np.sum(~np.isfinite(logits).all(axis=1)))
+        if wrong:
+            raise TrainingFailed(
+                f"the logits of {wrong} of {len(logits)} test images are infinite or nan, though the weights are "
+                "finite: try --dtype float32, or a lower --learning-rate."
+            )
+        measured = measure(logits, data.test.label)
+        if watched is not None and of_watched is not None:
+            of_seen = measure(of_watched(), watched.label)
+            measured |= {"fit_accuracy": of_seen["accuracy"], "fit_nll": of_seen["nll"]}
+        return measured
+
     return found
 
 
@@ -157,6 +170,13 @@ def predict(
       sharding: of a batch over devices; None: on one.
       batch_size: how many at once.
     """
+    return prediction(model, normalize, image, sharding, batch_size=batch_size)()
+
+
+def prediction(
+    model: Any, normalize: Normalize, image: Any, sharding: NamedSharding | None = None, *, batch_size: int = 500
+) -> Callable[[], Float[np.ndarray, "n classes"]]:
+    """`predict`, begun: what is given waits for the devices, and gives the logits."""
     n = len(image)
     batch_size = min(batch_size, n)
     if sharding is None:
@@ -169,7 +189,7 @@ def predict(
         index = np.minimum(np.arange(start, start + batch_size), n - 1)
         batch = rows_from_host(image, index, sharding)
         logits.append(_logits(model, normalize, batch, devices.everywhere(sharding.mesh), split))
-    return np.concatenate(jax.device_get(logits))[:n]
+    return lambda: np.concatenate(jax.device_get(logits))[:n]
 
 
 def _correct(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Float[Array, " n"]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jax_mix.training import data, devices, sharding, signals, tasks
 from jax_mix.training.build import Prepared, make_learner, make_sampler, split_seed
 from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.errors import Stopped
-from jax_mix.training.evaluation import evaluate
+from jax_mix.training.evaluation import evaluation
 from jax_mix.training.failed_step import is_finite, report_failed_step
 from jax_mix.training.logs import Logs
 from jax_mix.training.step import pure_step
@@ -32,6 +33,7 @@ def train(
     progress: tqdm[Any] | None = None,
     best: Checkpoints | None = None,
     watched: data.Examples | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> tuple[nnx.Module, list[dict[str, float]]]:
     """Train a model, or go on from a checkpoint with `--resume`, to the same numbers.
 
@@ -42,6 +44,7 @@ def train(
       progress: a bar that counts the steps of several runs; None: this run has one of its own.
       best: of this run, for the best epoch; None: it is not kept.
       watched: training images that are looked at as they are, neither mixed nor augmented, after each epoch.
+      meanwhile: called when a step is on its way, each time, to begin what can be done beside; None: nothing can.
 
     Returns:
       The model, or that of averaged weights; and for each epoch that was evaluated its "epoch", the "step" it ended
@@ -65,7 +68,7 @@ def train(
         learner = make_learner(config, model, steps)
         graphdef, state = nnx.split(learner)
         # Copied: the average shares the model's arrays, and none can be given to a step to write on twice.
-        state = jax.tree.map(jnp.copy, state)
+        state = jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)  # one program, or each shape is one
     whole = recipe.split_over is None
     state = jax.device_put(state, devices.everywhere(mesh) if whole else sharding.parts(state, mesh))
     nnx.update(learner, state)
@@ -114,14 +117,19 @@ def train(
             for batch in itertools.islice(batches, epoch_steps - len(losses)):
                 key = jax.random.fold_in(step_key, done)
                 state, measured = pure_step(graphdef, state, key, batch, dataset.normalize, epoch_recipe)
+                if meanwhile:
+                    meanwhile()
                 losses.append(measured.loss)
                 hits.append(measured.accuracy)
                 done += 1
                 bar.update()
                 stopping = stop.agreed(done)
                 ends, saves = len(losses) == epoch_steps, done % every == 0 or done == steps or stopping is not None
+                found = None
                 if ends or saves:
                     nnx.update(learner, state)
+                    if ends and config.evaluates(epoch):  # before the losses are waited for, for no pause between
+                        found = evaluation(learner.evaluated, dataset, split, watched)
                     losses, hits = ([float(each) for each in values] for values in jax.device_get((losses, hits)))
                     failed = _first_not_finite(losses, state)
                     if failed is not None:
@@ -132,11 +140,10 @@ def train(
                         )
                 if ends and logs:
                     logs.steps(done, losses)
-                if ends and config.evaluates(epoch):
+                if found is not None:
                     mean_loss = float(np.asarray(losses, np.float32).mean())
-                    found = evaluate(learner.evaluated, dataset, split, watched)
                     history.append(
-                        {"epoch": epoch, "step": done, "loss": mean_loss, **train_accuracy(hits, epoch_steps), **found}
+                        {"epoch": epoch, "step": done, "loss": mean_loss} | train_accuracy(hits, epoch_steps) | found()
                     )
                     if logs:
                         logs.epoch(history)

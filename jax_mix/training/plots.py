@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 import PIL.Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # not pyplot, which would want a display
 
 from jax_mix import Mix, plot
@@ -108,8 +109,9 @@ def plot_confusion(path: Path, confusion: ArrayLike, class_names: Sequence[str],
 
 def save(figure: Figure, path: Path, *, dpi: int = 120) -> None:
     """Write a PNG of 256 colors, a third as large as one of all, whole or not at all."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once, where savefig draws twice, and writes and reads a PNG of all colors between
+    image = PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     with write_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
-        with PIL.Image.open(temporary) as image:
-            few = image.convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
-        few.save(temporary, optimize=True)
+        image.quantize(256, dither=PIL.Image.Dither.NONE).save(temporary, optimize=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
+import functools
 import itertools
 import os
 import shutil
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,9 +36,6 @@ from jax_mix.training.files import (
 )
 from jax_mix.training.loop import best_epoch
 from jax_mix.training.methods import file_name
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 # metrics.json first: without it a run is not finished.
 _LEFT = (
@@ -101,8 +98,11 @@ def check_apart(weights: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked_run(folder: Path, config: Config) -> Iterator[None]:
+def locked_run(folder: Path, config: Config) -> Iterator[Executor]:
     """Keep a run's folder for it, until the body ends; with several processes for all of them.
+
+    Yields:
+      A thread, for what can be written there beside; the body's end waits for it.
 
     Raises:
       UserError: another run is at work there, or was just finished.
@@ -116,7 +116,7 @@ def locked_run(folder: Path, config: Config) -> Iterator[None]:
             return ""
 
         devices.decided_by_first(keep)
-        yield
+        yield stack.enter_context(ThreadPoolExecutor(1))
 
 
 def _is_finished(folder: Path) -> bool:
@@ -139,27 +139,27 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
     write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
 
 
-def write_beginning(folder: Path, prepared: Prepared, *, anew: bool) -> None:
-    """Write what a run leaves before it trains: about.json, and config.json if it is not gone on with."""
+def write_beginning(folder: Path, prepared: Prepared, beside: Executor, *, anew: bool) -> Callable[[], Future[None]]:
+    """Write what a run leaves before it trains: about.json, and config.json if it is not gone on with.
+
+    Returns:
+      What has the picture of a mixed batch drawn `beside`, once: with its import that takes a second.
+    """
     if anew:
         write_config(folder, prepared.config, anew=True)
     about.write_about(folder, prepared)
-    threading.Thread(target=_import_plots).start()
+    return functools.cache(functools.partial(beside.submit, _plot_mixed_batch, folder, prepared))
 
 
-def _import_plots() -> None:
-    """What takes half a second, and is needed at the end alone, while the step is compiled."""
-    importlib.import_module("jax_mix.training.plots")
+def _plot_mixed_batch(folder: Path, prepared: Prepared) -> None:
+    from jax_mix.training import plots  # here, as its import takes half a second
 
-
-def logits_of(prepared: Prepared, model: nnx.Module) -> Float[np.ndarray, "n classes"]:
-    """Of the test images. Every process calls this."""
-    config, dataset, _, _ = prepared
-    model.eval()
-    sharding = devices.split(devices.make_mesh(config.devices))
-    logits = predict(model, dataset.normalize, dataset.test.image, sharding)
-    model.train()
-    return logits
+    config, dataset, _, recipe = prepared
+    key = split_seed(config)[3]
+    seed = np.asarray(jax.random.key_data(key)).tobytes()
+    image, label = data.first_batch(dataset.train, config.batch_size // config.accumulate, seed)
+    mix = jax.jit(recipe.method.sample, static_argnums=1)(key, image.shape) if recipe.method else None
+    plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
 
 
 def best_checkpoints(
@@ -180,29 +180,45 @@ def metrics_of(history: list[dict[str, float]], details: dict[str, Any], *, keep
 
 
 def write_results(
-    folder: Path, prepared: Prepared, metrics: dict[str, Any], logits: Float[np.ndarray, "n classes"]
-) -> None:
-    """Write what a finished run leaves: pictures, then metrics.json, by which it is known to be finished.
+    folder: Path,
+    prepared: Prepared,
+    model: nnx.Module,
+    history: list[dict[str, float]],
+    picture: Callable[[], Future[None]] | None,
+) -> dict[str, Any]:
+    """Tell what a finished run has come to, and write what it leaves: metrics.json last, by which it is known.
+
+    Every process calls this; the first writes.
 
     Args:
       folder: of the run.
       prepared: what was trained, on what, and how.
-      metrics: as `metrics_of` gives them.
-      logits: as `logits_of` gives them.
-    """
-    from jax_mix.training import plots  # here: `write_beginning` has had it imported meanwhile
+      model: as it was trained.
+      history: of its epochs.
+      picture: what `write_beginning` has given; None: this is not the first process.
 
-    config, dataset, _, recipe = prepared
+    Returns:
+      What is in metrics.json, as `metrics_of` says.
+    """
+    config, dataset, _, _ = prepared
+    task = tasks.of(dataset.test.label)
+    model.eval()
+    sharding = devices.split(devices.make_mesh(config.devices))
+    logits = predict(model, dataset.normalize, dataset.test.image, sharding)
+    model.train()
+    details = task.details(logits, dataset.test.label, dataset.class_names)
+    metrics = metrics_of(history, details, keep_best=config.keep_best)
+    print(f"test {task.in_words(metrics)}")
+    if picture is None:
+        return metrics
+
+    picture().result()  # before what is half-written is removed
     write_config(folder, config)  # what may differ in a run that was resumed
     name = printable(folder.name)
-    write_jsonl(folder / "metrics.jsonl", metrics["history"])  # a run that goes on when all is done has not written it
-    plots.plot_learning_curve(folder / "learning_curve.png", metrics["history"], title=name)
-    key = split_seed(config)[3]
-    seed = np.asarray(jax.random.key_data(key)).tobytes()
-    image, label = data.first_batch(dataset.train, config.batch_size // config.accumulate, seed)
-    mix = jax.jit(recipe.method.sample, static_argnums=1)(key, image.shape) if recipe.method else None
-    plots.plot_mixed_batch(folder / "mixed_batch.png", image, label, dataset.class_names, mix)
-    task = tasks.of(dataset.test.label)
+    write_jsonl(folder / "metrics.jsonl", history)  # a run that goes on when all is done has not written it
+    from jax_mix.training import plots  # here, as its import takes half a second
+
+    plots.plot_learning_curve(folder / "learning_curve.png", history, title=name)
     if not task.several:
         confusion = confusion_matrix(logits, dataset.test.label)
         write_confusion(folder, confusion, dataset.class_names, title=f"{name}, test images")
@@ -210,3 +226,4 @@ def write_results(
     if best := metrics.get("best"):
         what = task.best.replace("_", " ")
         print(f"epoch {best['epoch']} has the highest test {what}, {best[task.best]:.2%}, and is kept too")
+    return metrics

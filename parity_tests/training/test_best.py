@@ -37,12 +37,12 @@ def measured(monkeypatch):
     def start(epoch, accuracies=ACCURACIES):
         epochs = iter(range(epoch, 8))
 
-        def evaluate(model, *_):
+        def evaluation(model, *_):
             now = next(epochs)
             weights[now] = jax.device_get(jax.tree.leaves(nnx.state(model)))
-            return {"accuracy": accuracies[now - 1], "nll": NLLS[now - 1], "ece": 0.1}
+            return lambda: {"accuracy": accuracies[now - 1], "nll": NLLS[now - 1], "ece": 0.1}
 
-        monkeypatch.setattr(loop, "evaluate", evaluate)
+        monkeypatch.setattr(loop, "evaluation", evaluation)
 
     start.weights = weights
     return start

@@ -13,7 +13,7 @@ from jax_mix.training import data, weights_files
 from jax_mix.training.build import described, load
 from jax_mix.training.checkpoints import Checkpoints, differences
 from jax_mix.training.config import MAY_DIFFER, Config
-from jax_mix.training.data import photographs, tfds_sets
+from jax_mix.training.data import photographs
 from jax_mix.training.errors import UserError
 
 # Where a run is and how it is fed there: its numbers are the same, but for the rounding of other numbers of devices.
@@ -177,10 +177,7 @@ def test_a_cache_is_of_all_that_decoded_images_depend_on(photos, tmp_path):
     assert len(list((tmp_path / "shared").iterdir())) == len(options)
 
 
-def test_so_it_is_of_a_set_of_tfds(data_dir, tmp_path, monkeypatch):
-    """As if the digits were not small."""
-    open_set = tfds_sets.open_set
-    monkeypatch.setattr(tfds_sets, "open_set", lambda *a: dataclasses.replace(open_set(*a), small=False))
+def test_so_it_is_of_a_set_of_tfds(data_dir, tmp_path):
     for side in (6, 7, 6, None):
         image = data.load("digits", data_dir, image_size=side, cache_dir=str(tmp_path)).train.image
         assert image.shape[1:3] == (side or 8, side or 8)

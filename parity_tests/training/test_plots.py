@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import jax_mix
@@ -25,13 +24,13 @@ LABEL = np.array([0, 1, 2, 1, 0])
 def figures(monkeypatch):
     """The figures that were saved."""
     saved = []
-    savefig = Figure.savefig
+    save = plots.save
 
-    def spy(figure, *args, **kwargs):
+    def spy(figure, path):
         saved.append(figure)
-        savefig(figure, *args, **kwargs)
+        save(figure, path)
 
-    monkeypatch.setattr(Figure, "savefig", spy)
+    monkeypatch.setattr(plots, "save", spy)
     return saved
 
 

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from flax import nnx
 
 import jax_mix
 import train
-from jax_mix.training import data, loop
+from jax_mix.training import data, files, loop
 from jax_mix.training.build import split_seed
 from jax_mix.training.command_line import parse
 from jax_mix.training.config import Config
@@ -211,6 +212,22 @@ def test_a_step_that_fails_is_told_though_its_draw_cannot_be_written(data_dir, t
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("train.py: the loss became nan in step 3: --learning-rate 1e+30 may be too high; its images")
     assert "could not be written, [Errno 28] No space left on device" in told
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, 0), (OSError(28, "No space left on device"), 2)])
+def test_a_picture_that_is_drawn_beside_is_waited_for(error, status, data_dir, tmp_path, capsys, monkeypatch):
+    def slow(path, *_):
+        with files.write_atomically(path) as temporary:
+            temporary.write_text("pixels")
+            time.sleep(2)  # until long after the run's last step
+            if error:
+                raise error
+
+    monkeypatch.setattr("jax_mix.training.plots.plot_mixed_batch", slow)
+    assert train.main([*SHORTEST, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "slow"]) == status
+    left = {path.name for path in (tmp_path / "slow").glob("m*.*")}
+    assert left == ({"metrics.jsonl"} if error else {"metrics.json", "metrics.jsonl", "mixed_batch.png"})
+    assert (f"{tmp_path / 'slow' / 'mixed_batch.png'}" in capsys.readouterr().err) == bool(error)
 
 
 def test_other_images_or_labels_are_not_gone_on_with(data_dir, tmp_path, digits, capsys, monkeypatch):

@@ -49,8 +49,6 @@ def decoded(source: Source, cache_dir: str | None) -> Dataset:
     Raises:
       UserError: its images differ in size, its labels are not 0 to classes - 1, or a split is empty.
     """
-    if source.small:
-        return _decode_all(source, None)
     folder = place(source, cache_dir)
     everything = folder.parent
     if folder.is_dir():

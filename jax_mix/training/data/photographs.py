@@ -163,8 +163,7 @@ def open_photographs(source: Source, cropping: Cropping, cache_dir: str | None) 
         arrays = {
             f"{split}_{name}": a for split in found for name, a in zip(("index", "label"), found[split], strict=True)
         }
-        if not source.small:
-            _write(path, arrays | {"mean": normalize.mean, "std": normalize.std, "found": np.array(source.found, str)})
+        _write(path, arrays | {"mean": normalize.mean, "std": normalize.std, "found": np.array(source.found, str)})
     else:
         normalize = Normalize(jnp.asarray(known["mean"]), jnp.asarray(known["std"]))
     return Dataset(splits["train"], splits["test"], normalize, source.name, source.class_names, content=source.content)

@@ -70,7 +70,6 @@ class Source:
       look: finds out by some images what `read` finds out by all: what to tell of them.
       made_of: all that the decoded images depend on, as JSON can hold it: another value, other images.
       content: what tells its images from others, wherever they lie and whenever they were copied there.
-      small: whether decoding takes no time, so that a cache is not worth its place.
       told: how it is read, in words for the user.
       left_out: what is not used of it.
       found: what `read` has found out besides, which is kept with the decoded images.
@@ -86,7 +85,6 @@ class Source:
     form: Form
     skips: bool = False
     look: Callable[[], Sequence[str]] = tuple
-    small: bool = False
     told: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     found: list[str] = dataclasses.field(default_factory=list)

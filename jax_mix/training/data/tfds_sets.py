@@ -76,7 +76,6 @@ def open_set(name: str, data_dir: str | None, image_size: int | None) -> Source:
             name, folder, builder, {"train": "train", "test": test}[split], image_key, label_key
         ),
         form=Form(grey=features[image_key].shape[-1] == 1),
-        small=name == "digits",
         left_out=tuple(f"the split {split!r}" for split in splits if split not in ("train", test)),
     )
 

@@ -121,7 +121,7 @@ def make(
         raise UserError(f"--model {name} cannot be made: {_first_line(error)}") from error
     _check_kind(name, model)
     require(isinstance(model, nnx.Module), f"--model {name} must give a flax.nnx.Module, got {type(model).__name__}.")
-    for n in (2, 3):  # any batch must do: of training, of its parts, of evaluation
+    for n in (2,) if name in _NAMED else (2, 3):  # any batch must do: of training, of its parts, of evaluation
         _check_logits(name, model, (n, *image_size, in_channels), num_classes)
     return model
 
