@@ -58,6 +58,9 @@ class Checkpoints:
       UserError: the folder cannot be written; or, on leaving, the last checkpoint could not be saved.
     """
 
+    # One thread for all folders: Orbax numbers the saves of a process, and confuses two that are begun at a time.
+    _beside = ThreadPoolExecutor(1)
+
     def __init__(
         self, folder: Path, config: Mapping[str, Any], *, keep: int = 2, may_differ: Collection[str] = ()
     ) -> None:
@@ -70,7 +73,6 @@ class Checkpoints:
         self._step = 0  # of the last save
         self._failure: str | None = None  # of the last save
         self._keep = keep
-        self._beside = ThreadPoolExecutor(1)
         self._begun: Future[Any] | None = None  # what Orbax does before its own threads write
 
     def __enter__(self) -> Checkpoints:
@@ -80,7 +82,6 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.wait()
-        self._beside.shutdown()
         if "_manager" in vars(self):
             self._manager.close()
         if self._failure and error is None:

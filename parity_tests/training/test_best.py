@@ -5,12 +5,14 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import train
 from jax_mix.training import load_run, loop
+from jax_mix.training.checkpoints import Checkpoints
 from jax_mix.training.config import Config
 from jax_mix.training.errors import Stopped
 
@@ -142,3 +144,15 @@ def test_test_images_are_looked_at_after_every_so_many_epochs(epoch, data_dir, t
     _, some = train.run(config(tmp_path, data_dir, **flags, evaluate_every=3, name="some", resume=True))
     assert [record["epoch"] for record in some["history"]] == [3, 6, 7]
     assert some["history"] == [whole["history"][epoch - 1] for epoch in (3, 6, 7)]
+
+
+def test_the_best_epochs_checkpoint_is_begun_when_the_runs_own_is_not_through(tmp_path, capsys):
+    """Orbax confused two saves that were begun at a time: some failed, and some were waited for without end."""
+    state = {str(i): jnp.ones(8) for i in range(20)}
+    with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints, Checkpoints(tmp_path / "best", {}) as best:
+        for step in range(1, 13):
+            best.save(step, state, [])
+            best.wait()
+            checkpoints.save(step, state, [])
+        assert checkpoints.steps == best.steps == [11, 12]
+    assert capsys.readouterr().err == ""
