@@ -1,5 +1,6 @@
 """Settings for every test, strict promotion and several devices, set before JAX starts; and the digits."""
 
+import inspect
 import os
 import tempfile
 from pathlib import Path
@@ -24,6 +25,22 @@ _PARITY = Path(__file__).parent / "parity"
 _ALWAYS_OPTIMIZED = os.environ.get(_VARIABLE) == "0"
 _FLAGS = os.environ["XLA_FLAGS"]  # set above
 quick_jax.install()
+
+
+_sources = {}
+
+
+def _findsource(thing, find=inspect.findsource):
+    """For the comments that are the flags' help, config.py was parsed anew at each of a thousand command lines."""
+    if not (isinstance(thing, type) and thing.__module__.startswith("jax_mix.")):
+        return find(thing)
+    name = thing.__module__, thing.__qualname__
+    if name not in _sources:
+        _sources[name] = find(thing)
+    return _sources[name]
+
+
+inspect.findsource = _findsource
 
 
 def pytest_configure(config):
