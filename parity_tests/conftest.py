@@ -1,5 +1,6 @@
 """Settings for every test, strict promotion and several devices, set before JAX starts; and the digits."""
 
+import atexit
 import gc
 import inspect
 import os
@@ -64,10 +65,7 @@ def pytest_collection_finish():
     """The garbage collector passes over what has been imported by now, and comes less often: it took a tenth of all."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-
-
-def pytest_unconfigure():
-    gc.unfreeze()  # else MLIR complains of what is left when Python ends
+    atexit.register(gc.unfreeze)  # else MLIR complains of what is left when Python ends
 
 
 def _one_pixel(figure, path, *, dpi=120):
