@@ -205,8 +205,8 @@ def _flags_of_run(path: str, kind: type[Config], where: str) -> list[str]:
 def _grouped(kind: type[Config], default: Config, words: Sequence[str]) -> type:
     """A dataclass with a field for each group of `kind`'s flags, such as "mixing": a box of --help.
 
-    Unless `words` ask for that, it has those flags alone that are among them: to look all of them up takes longer than
-    all else that the command line does.
+    Unless `words` ask for that, it has those flags alone that are among them: to look up all of them would take most
+    of the time of reading a command line.
     """
     every = any(word in ("-h", "--help") or word.startswith("--tyro") for word in words)
     given = {_field(word.partition("=")[0].removeprefix("--")) for word in words if word.startswith("--")}
