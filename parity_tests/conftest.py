@@ -62,7 +62,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """The garbage collector passes over what has been imported by now, and comes less often: it took a twelfth of all."""
+    """The garbage collector passes over what is imported by now, and comes less often: it took a twelfth of all."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     atexit.register(gc.unfreeze)  # else MLIR complains of what is left when Python ends
