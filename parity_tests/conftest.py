@@ -1,5 +1,8 @@
 """Settings for every test, strict promotion and several devices, set before JAX starts; and the digits."""
 
+import atexit
+import gc
+import inspect
 import os
 import tempfile
 from pathlib import Path
@@ -26,6 +29,22 @@ _FLAGS = os.environ["XLA_FLAGS"]  # set above
 quick_jax.install()
 
 
+_sources = {}
+
+
+def _findsource(thing, find=inspect.findsource):
+    """For the comments that are the flags' help, config.py was parsed anew at each of a thousand command lines."""
+    if not (isinstance(thing, type) and thing.__module__.startswith("jax_mix.")):
+        return find(thing)
+    name = thing.__module__, thing.__qualname__
+    if name not in _sources:
+        _sources[name] = find(thing)
+    return _sources[name]
+
+
+inspect.findsource = _findsource
+
+
 def pytest_configure(config):
     """What one process has compiled no other compiles again: pytest's own share a folder with those that they start."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -40,6 +59,13 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", folder.name)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_finish():
+    """The garbage collector passes over what is imported by now, and comes less often: it took a twelfth of all."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    atexit.register(gc.unfreeze)  # else MLIR complains of what is left when Python ends
 
 
 def _one_pixel(figure, path, *, dpi=120):

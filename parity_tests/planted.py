@@ -197,6 +197,8 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/run.py", "    picture().result()  #", "    picture()  #", "training/test_train.py::test_a_picture_that_is_drawn_beside_is_waited_for"),
     ("training/run.py", '    write_jsonl(folder / "metrics.jsonl", history)  #', "    #", "training/test_train.py::test_a_run_that_was_stopped_goes_on_to_the_same_bytes"),
     ("training/command_line.py", "if flag in saved and flag not in typed:", "if False:", "training/test_run.py::test_a_damaged_config_is_told_with_its_run"),
+    ("training/command_line.py", 'word in ("-h", "--help")', 'word == "--help"', "training/test_flags.py::test_help_explains_every_field"),
+    ("training/command_line.py", '_field(word.partition("=")[0].removeprefix("--"))', 'word.partition("=")[0].removeprefix("--")', "training/test_flags.py::test_bad_input_is_told_in_one_sentence"),
     ("training/evaluation.py", "    model.eval()\n", "", "training/test_evaluation.py::test_every_test_image_counts_once"),
     ("compare/attacks.py", "image.dtype, -1, 1), low, high)", "image.dtype, 0, 1), low, high)", "compare/test_attacks.py::test_pgd_starts_at_random"),
     ("compare/corruptions.py", "height - rows + 1,", "height - rows,", "compare/test_corruptions.py::test_occlusion_reaches_all_borders"),

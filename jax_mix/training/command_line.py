@@ -50,6 +50,7 @@ def parse(
       UserError: there is no such flag, a value is out of range, or the file cannot be read.
       SystemExit: a value is not of its flag's type, or `--help` is asked for.
     """
+    default = kind() if default is None else default
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", const="", action="append")
     parser.add_argument("--resume", nargs="?", const="", action="append")
@@ -79,7 +80,7 @@ def parse(
     try:
         with contextlib.redirect_stderr(said) if saved else contextlib.nullcontext():
             groups, unknown = tyro.cli(
-                _grouped(kind, default or kind()),
+                _grouped(kind, default, saved + flags),
                 args=saved + flags,
                 description=description,
                 config=settings,
@@ -95,7 +96,8 @@ def parse(
     if unknown:
         names = [name for name in _names(kind) if name not in kind.HIDDEN]
         raise UserError((f"{where}: " if unknown[0] in saved else "") + _unknown(unknown[0], names))
-    return kind(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
+    said_by_flags = {name: value for group in vars(groups).values() for name, value in vars(group).items()}
+    return dataclasses.replace(default, **said_by_flags)
 
 
 def parse_options(args: Sequence[str], kind: type[Options], description: str) -> Options:
@@ -200,27 +202,28 @@ def _flags_of_run(path: str, kind: type[Config], where: str) -> list[str]:
     return [*_saved_flags(str(folder / "config.json"), kind, where), "--out", str(folder.parent), "--name", folder.name]
 
 
-def _grouped(kind: type[Config], default: Config) -> type:
-    """A dataclass with a field for each group of `kind`'s flags, such as "mixing": a box of --help."""
-    fields = []
+def _grouped(kind: type[Config], default: Config, words: Sequence[str]) -> type:
+    """A dataclass with a field for each group of `kind`'s flags, such as "mixing": a box of --help.
+
+    Unless `words` ask for that, it has those flags alone that are among them: to look up all of them would take most
+    of the time of reading a command line.
+    """
+    every = any(word in ("-h", "--help") or word.startswith("--tyro") for word in words)
+    given = {_field(word.partition("=")[0].removeprefix("--")) for word in words if word.startswith("--")}
+    fields: list[Any] = []
     for group in kind.GROUPS:
-        names = [field.name for field in dataclasses.fields(group)]
-        shown = _hide(group, [name for name in names if name in kind.HIDDEN])
-        fields.append(
-            (
-                group.__name__.removesuffix("Flags").lower(),
-                shown,
-                dataclasses.field(default=shown(**{name: getattr(default, name) for name in names})),
-            )
-        )
+        names = [field.name for field in dataclasses.fields(group) if field.name not in kind.HIDDEN]
+        if names := [name for name in names if every or name in given]:
+            shown = _with_only(group, names, default)
+            fields.append((group.__name__.removesuffix("Flags").lower(), shown, dataclasses.field(default=shown())))
     return dataclasses.make_dataclass("Flags", fields)
 
 
-def _hide(group: type, names: Sequence[str]) -> type:
-    """`group` with the fields `names` left out of --help."""
+def _with_only(group: type, names: Sequence[str], default: Config) -> type:
+    """`group` with no other fields than `names`."""
     hints = typing.get_type_hints(group, include_extras=True)
-    fields = [(name, tyro.conf.Suppress[hints[name]], dataclasses.field(default=None)) for name in names]  # type: ignore[misc]
-    shown = dataclasses.make_dataclass(group.__name__, fields, bases=(group,), frozen=True)
+    fields: list[Any] = [(name, hints[name], dataclasses.field(default=getattr(default, name))) for name in names]
+    shown = dataclasses.make_dataclass(group.__name__, fields, frozen=True)
     # By these (by the line since Python 3.13) and by the name tyro finds the source, in which comments are the help.
     for name in ("__module__", "__doc__", "__firstlineno__"):  # in this order: a new module takes the line away
         if name in vars(group):

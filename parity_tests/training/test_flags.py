@@ -386,9 +386,10 @@ def test_a_data_set_is_looked_for_without_the_network(tmp_path, capsys, monkeypa
     assert "cifar10 is not prepared" in capsys.readouterr().err
 
 
-def test_help_explains_every_field(capsys):
+@pytest.mark.parametrize("arguments", [["--help"], ["--batch_size=12", "--layers", "a", "-h"]])
+def test_help_explains_every_field(arguments, capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
-        train.main(["--help"])
+        train.main(arguments)
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for field in dataclasses.fields(Config):
         flag = f"--{field.name.replace('_', '-')} "

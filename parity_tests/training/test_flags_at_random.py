@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import train
+from jax_mix import _methods
 from jax_mix.compare.cells import Cells
 from jax_mix.compare.settings import Comparison
 from jax_mix.training import data, devices, models
@@ -71,6 +72,17 @@ def made(name, **options):
     return model
 
 
+real_find_layers, layers_found = _methods.find_layers, {}
+
+
+def find_layers(call, *, tell):
+    """The same network, all that is static in it, has the same layers."""
+    key = nnx.graphdef(call.model), str(call.args), tell
+    if key not in layers_found:
+        layers_found[key] = real_find_layers(call, tell=tell)
+    return layers_found[key]
+
+
 def check(patch, tmp_path, digits, arguments):
     """Run train.py up to where it would train."""
 
@@ -86,6 +98,7 @@ def check(patch, tmp_path, digits, arguments):
         patch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
         patch.setattr(data, "load", load)
         patch.setattr(models, "make", lambda name, *, rngs, **options: nnx.clone(made(name, **options)))
+        patch.setattr(_methods, "find_layers", find_layers)
         patch.setattr(train, "train", trains)
         patch.setattr(Cells, "read", trains)
         patch.setattr(devices, "join", lambda *_: None)
