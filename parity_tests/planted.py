@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from parity_tests.planted_in_compare import IN_COMPARE
 from parity_tests.planted_outside import OUTSIDE
 
 
@@ -15,83 +16,11 @@ class Fault(NamedTuple):
 
 
 FAULTS = [Fault(*fault) for fault in (
-    # What is measured of a run, and its line of cells.csv.
-    ("compare/cells.py", "return 1 - float(evaluation.accuracy", "return float(evaluation.accuracy", "compare/test_measuring.py::test_errors_of_attacked_and_corrupted_images"),
-    ("compare/cells.py", "axis=-1) != some.label", "axis=-1) == some.label", "compare/test_measuring.py::test_errors_of_attacked_and_corrupted_images"),
-    ("compare/cells.py", "float(dataset.train.image.max())", "255.0", "compare/test_measuring.py::test_errors_of_attacked_and_corrupted_images"),
-    ("compare/cells.py", "np.random.default_rng(0).permutation(n)[:", "np.arange(n)[:", "compare/test_measuring.py::test_errors_of_attacked_and_corrupted_images"),
-    ("compare/cells.py", "clean=cell.noise == 0", "clean=True", "compare/test_measuring.py::test_a_run_with_wrong_labels_is_not_attacked"),
-    ("compare/cells.py", "some, train = self._some(cell, _FITTED), self._dataset.train", "some, train = self._some(cell, _FITTED), self._data(cell).train", "compare/test_measuring.py::test_how_well_training_images_are_fitted"),
-    ("compare/cells.py", "(said == given)[wrong]", "(said == true)[wrong]", "compare/test_measuring.py::test_how_well_training_images_are_fitted"),
-    ("compare/cells.py", "evaluation.nll(logits, given)", "evaluation.nll(logits, true)", "compare/test_measuring.py::test_how_well_training_images_are_fitted"),
-    ("compare/regime.py", 'row["method"] == "none"', "True", "compare/test_regime.py::test_what_the_sentence_is_of"),
-    ("compare/regime.py", "if error <= _FITS:", "if error < _FITS:", "compare/test_regime.py::test_the_sentence"),
-    ("compare/regime.py", 'row["noise"] == 0 and "train_error" in row', '"train_error" in row', "compare/test_regime.py::test_the_sentence"),
-    ("compare/regime.py", "fall > before.std(ddof=1)", "fall > 0", "compare/test_regime.py::test_a_curve_falls_if_its_last_fifth_is_lower_by_more_than_the_fifth_before_scatters"),
-    ("compare/regime.py", '("error", "true_error", "learned")', '("true_error", "error", "learned")', "compare/test_regime.py::test_the_table_of_wrong_labels_learned_by_heart"),
-    ("compare/figures.py", '100 * (1 - epoch["fit_accuracy"])', '100 * epoch["fit_accuracy"]', "compare/test_regime.py::test_learning_curves_show_training_error_where_it_is_known"),
-    ("compare/figures.py", "(found.difference.high - found.difference.low) / 2", "(found.difference.high - found.difference.low)", "compare/test_sweep.py::test_the_curves_are_means_by_alpha_with_the_interval_of_the_difference"),
-    ("compare/tables.py", 'row["cells"][i] for row in part', 'row["cells"][0] for row in part', "compare/test_sweep.py::test_tables_of_claims_have_a_row_for_each_method"),
-    ("compare/tables.py", "of[a].mean == low", "of[a].mean != low", "compare/test_sweep.py::test_the_table_of_alphas"),
-    ("compare/papers.py", 'if verdicts == {"better"} else', 'if "better" in verdicts else', "compare/test_sweep.py::test_a_claim_of_several_numbers_holds_in_part"),
-    ("compare/sweep.py", "sorted(methods, key=lambda each: alpha(comparison, each) or 0.0)", "list(methods)", "compare/test_sweep.py::test_families"),
-    ("compare/styles.py", "(-_DARKEST - _LIGHTEST)", "(_DARKEST - _LIGHTEST) * 0", "compare/test_sweep.py::test_a_family_has_one_hue_darker_for_more_alpha"),
-    ("compare/attacks.py", "(wrong / n).tolist()", "(wrong / n)[::-1].tolist()", "compare/test_measuring.py::test_an_attack_has_its_own_error_for_each_radius_in_the_order_given"),
-    ("compare/attacks.py", "adversarial, radius / 4,", "adversarial, radius / 3,", "compare/test_measuring.py::test_steps_of_pgd_are_a_quarter_of_the_radius"),
-    ("compare/attacks.py", "& counts).sum(1)", ").sum(1)", "compare/test_measuring.py::test_an_attack_has_its_own_error_for_each_radius_in_the_order_given"),
-    ("compare/summary.py", '"last": history[-1]', '"last": history[0]', "compare/test_report.py::test_a_run_is_a_line_of_cells_csv"),
-    ("compare/summary.py", "best = min(history,", "best = min(history[::-1],", "compare/test_report.py::test_a_run_is_a_line_of_cells_csv"),
-    ("compare/summary.py", 'f"{name}_error": 1 - epoch["accuracy"]', 'f"{name}_error": epoch["accuracy"]', "compare/test_report.py::test_a_run_is_a_line_of_cells_csv"),
-    ("compare/summary.py", "statistics.fmean(errors.values())", "statistics.median(errors.values())", "compare/test_report.py::test_a_run_is_a_line_of_cells_csv"),
-    ("compare/summary.py", "for radius, error in pairs}", "for radius, error in zip(adversarial['radius'], adversarial['fgsm'])}", "compare/test_report.py::test_a_run_is_a_line_of_cells_csv"),
-    ("compare/planar.py", "axis=-1) < SURE", "axis=-1) > SURE", "compare/test_measuring.py::test_what_is_measured_on_the_plane"),
-    ("compare/planar.py", "argmax(-1) != label", "argmax(-1) == label", "compare/test_measuring.py::test_what_is_measured_on_the_plane"),
-    ("compare/planar.py", "on_grid[0, :, 1]", "on_grid[0, :, 0]", "compare/test_measuring.py::test_what_is_measured_on_the_plane"),
-    ("compare/settings.py", '"label_noise": noise, "seed": seed', '"label_noise": noise, "seed": 0', "compare/test_measuring.py::test_each_run_is_what_its_cell_says"),
-    ("compare/settings.py", 'values["alpha"] = alpha', 'values["alpha"] = 1.0', "compare/test_measuring.py::test_each_run_is_what_its_cell_says"),
-    ("compare/command.py", "(cell.method, cell.noise, None if", "(cell.method, 0, None if", "compare/test_measuring.py::test_runs_that_are_trained_as_one_differ_in_their_seed_alone"),
-    ("compare/command.py", 'known["seeds"] == seeds', 'known["seeds"] >= 0', "compare/test_measuring.py::test_the_plane_is_kept_for_as_many_seeds"),
-    ("compare/command.py", "(hidden or draws)[0]", "draws[0]", "compare/test_measuring.py::test_the_draws_that_are_shown"),
+    *IN_COMPARE,
+    # What is told of a run.
     ("training/run.py", "history[-1][name] for name in", "history[0][name] for name in", "training/test_run.py::test_metrics_are_of_the_last_epoch_and_have_the_history"),
     ("training/plots.py", "100 * record[task.best]", "record[task.best]", "training/test_plots.py::test_the_learning_curve_draws_what_its_labels_say"),
     ("training/plots.py", "[record[task.loss] for", '[record["loss"] for', "training/test_plots.py::test_the_learning_curve_draws_what_its_labels_say"),
-    # Differences, intervals, verdicts.
-    ("compare/summary.py", "of_method[seed] - reference[seed]", "reference[seed] - of_method[seed]", "compare/test_report.py::test_differences_are_those_of_the_method_less_the_baseline"),
-    ("compare/summary.py", "among=len(comparison.methods) - 1", "among=len(comparison.methods)", "compare/test_report.py::test_differences_are_those_of_the_method_less_the_baseline"),
-    ("compare/summary.py", '"better" if self.high < 0 else "worse" if self.low > 0', '"worse" if self.high < 0 else "better" if self.low > 0', "compare/test_report.py::test_the_verdict_is_of_the_side_of_zero"),
-    ("compare/summary.py", '{"better": "less", "worse": "more"', '{"better": "more", "worse": "less"', "compare/test_report.py::test_the_plane_in_words"),
-    ("compare/summary.py", 'r["noise"] == claim.noise', 'r["noise"] >= claim.noise', "compare/test_report.py::test_mean_and_deviation_of_a_method"),
-    ("compare/summary.py", "statistics.stdev(self.values.values())", "statistics.pstdev(self.values.values())", "compare/test_report.py::test_mean_and_deviation_of_a_method"),
-    ("compare/summary.py", 'Claim("last_nll", "NLL", scale=1, unit="nats")', 'Claim("last_nll", "NLL")', "compare/test_report.py::test_the_table_of_means_and_deviations"),
-    ("compare/summary.py", 'Claim("last_ece", "Calibration', 'Claim("best_ece", "Calibration', "compare/test_report.py::test_the_table_of_means_and_deviations"),
-    # Words.
-    ("compare/page.py", '"better": "lowered by", "worse": "raised by"', '"better": "raised by", "worse": "lowered by"', "compare/test_report.py::test_the_sentences_of_each_part"),
-    ("compare/page.py", '"better": "lowers it", "worse": "raises it"', '"better": "raises it", "worse": "lowers it"', "compare/test_report.py::test_the_first_sentences"),
-    ("compare/page.py", 'ece=_verdicts(tables.line_of(found, "last_ece"))', 'ece=_verdicts(tables.line_of(found, "last_nll"))', "compare/test_report.py::test_the_sentences_of_each_part"),
-    ("compare/page.py", "mean, low, high = (100 * value", "mean, high, low = (100 * value", "compare/test_report.py::test_the_first_sentences"),
-    ("compare/page.py", "others.sort(key=lambda each: each.difference.mean if", "others.sort(key=lambda each: -each.difference.mean if", "compare/test_report.py::test_of_two_that_lower_it_the_larger_is_first"),
-    ("compare/page.py", '{first.mean:.2%}, {from_base}', '{base.mean:.2%}, {from_base}', "compare/test_report.py::test_the_first_sentences"),
-    ("compare/page.py", "zip(values[key], of[\"none\"][key]", "zip(of[\"none\"][key], values[key]", "compare/test_report.py::test_the_plane_in_words"),
-    ("compare/page.py", "strict=True)], among=2)", "strict=True)], among=1)", "compare/test_report.py::test_the_intervals_of_the_plane_are_two"),
-    ("compare/papers.py", "if each.values), key=lambda each: each.mean)", "if each.values), key=lambda each: -each.mean)", "compare/test_report.py::test_the_order_of_methods_beside_the_papers"),
-    ("compare/page.py", '== (method, noise) for r in records)', '== (method, 0.0) for r in records)', "compare/test_report.py::test_failures_are_counted_by_method_and_share_of_labels"),
-    ("compare/page.py", "f\"{1 + len(comparison.noise_levels)} noise", "f\"{len(comparison.noise_levels)} noise", "compare/test_report.py::test_what_the_runs_were"),
-    ("compare/page.html", '"agrees" if order.agrees else "does not agree"', '"does not agree" if order.agrees else "agrees"', "compare/test_report.py::test_whether_the_order_agrees_is_said"),
-    ("compare/page.html", "better than {{ base }} in {{ count.better }}", "better than {{ base }} in {{ count.worse }}", "compare/test_report.py::test_the_table_of_claims_and_how_it_is_counted"),
-    ("compare/papers.py", 'ORDER = ("manifold", "mixup"', 'ORDER = ("mixup", "manifold"', "compare/test_report.py::test_the_order_of_methods_beside_the_papers"),
-    # Figures.
-    ("compare/figures.py", "errors[-1] if last else min(errors)", "min(errors) if last else errors[-1]", "compare/test_figures.py::test_label_noise_has_the_last_and_the_best_epoch_at_each_share"),
-    ("compare/figures.py", "(count * each).sum(0)", "(count.mean() * each).sum(0)", "compare/test_figures.py::test_reliability_weighs_each_seed_by_how_many_predictions_it_has"),
-    ("compare/figures.py", "axes.plot(confidence[there], accuracy[there]", "axes.plot(accuracy[there], confidence[there]", "compare/test_figures.py::test_reliability_weighs_each_seed_by_how_many_predictions_it_has"),
-    ("compare/figures.py", "np.array([found[attack] for found", "np.array([found['pgd'] for found", "compare/test_figures.py::test_attacks_have_a_panel_each"),
-    ("compare/figures.py", '100 * (1 - epoch["accuracy"])', '100 * epoch["accuracy"]', "compare/test_figures.py::test_learning_curves_are_means_over_seeds_with_a_band_of_one_deviation"),
-    ("compare/figures.py", 'axes.annotate("better", (0.02', 'axes.annotate("worse", (0.02', "compare/test_figures.py::test_differences_are_drawn_from_bottom_to_top_with_their_intervals_and_seeds"),
-    ("compare/figures.py", 'origin="lower"', 'origin="upper"', "compare/test_figures.py::test_boundaries_are_drawn_from_below_and_blue_is_class_1"),
-    ("compare/figures.py", "100 * np.mean(of_seeds, 0)", "100 * np.max(of_seeds, 0)", "compare/test_figures.py::test_corruptions_have_a_panel_each"),
-    # Corruptions.
-    ("compare/corruptions.py", "(0, pixels, pixels, 0)", "(0, pixels, pixels, pixels)", "compare/test_corruptions.py::test_blur_is_scipys_of_each_channel_by_itself"),
-    ("compare/corruptions.py", "rng.standard_normal(image.shape, np.float32)", "rng.standard_normal(image.shape[:-1], np.float32)[..., None]", "compare/test_corruptions.py::test_noise_is_drawn_for_each_pixel_image_and_channel"),
-    ("compare/corruptions.py", "rng.random(len(image)) < 0.5", "rng.random(len(image)) < 1.5", "compare/test_corruptions.py::test_rotation_turns_both_ways_about_the_middle"),
     # Chunks.
     ("training/data/dataset.py", "range(0, len(image), chunk)", "range(0, len(image) - chunk + 1, chunk)", "training/test_chunks.py::test_mean_and_deviation"),
     ("training/data/dataset.py", "image[start : start + chunk]", "image[start : start + chunk - (chunk > 1)]", "training/test_chunks.py::test_mean_and_deviation"),
