@@ -43,6 +43,9 @@ def main(words: list[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     for word in words:
+        if word.startswith("-"):
+            print(f"benchmarks: there is no flag {word!r}; there are --list and --help.", file=sys.stderr)
+            return 2
         if word not in known:
             near = difflib.get_close_matches(word, known, 1, 0)
             print(

@@ -39,6 +39,7 @@ from benchmarks.on_gpu import page
 from benchmarks.on_gpu.child import MARK
 
 table = page.table
+PACKAGES = ("torch", "torchvision", "timm", "optax", "orbax")
 # Parts and seconds, of 600; what one does not use, the later ones have.
 PARTS = {
     "hardware": 40,  # and what is imported for the first time
@@ -59,6 +60,7 @@ _GRACE = 20.0  # seconds that a part may take longer than it was given, before i
 
 def main() -> None:
     """As `python -m benchmarks` runs it: in ten minutes, where there is a GPU."""
+    measuring.needs(*PACKAGES)
     if told := no_gpu():
         print(f"accelerator: {told}")
     else:
@@ -188,6 +190,12 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.results is not None:
         measuring.RESULTS = given.results
+    try:
+        measuring.needs(*PACKAGES)
+    except ModuleNotFoundError as error:
+        sys.exit(f"python -m benchmarks.accelerator: {error}.")
     if not given.small and no_gpu():
         sys.exit(no_gpu())
-    print(table(measure(minutes=given.minutes, small=given.small)))
+    measured = measure(minutes=given.minutes, small=given.small)
+    print(table(measured))
+    sys.exit(any(part["status"] == "failed" for part in measured["parts"].values()))

@@ -93,5 +93,16 @@ def main() -> None:
     save("compile_time", {"what": what, **found, "targets": targets})
 
 
+def table(result: dict[str, Any]) -> str:
+    """CPU seconds of compiling each network's step, and their ratio to those of the step without."""
+    lines = ["| CPU seconds | none | MixUp | Manifold Mixup | MixUp, ratio | Manifold Mixup, ratio |", "|---" * 6 + "|"]
+    for name in NETWORKS:
+        of = result[name]
+        seconds = [f"{each['least_s']:.2f}" for each in of["trace_lower_compile_cpu_s"].values()]
+        ratios = [f"{of['compile_ratio_to_none'][kind]:.2f}" for kind in ("mixup", "manifold")]
+        lines.append(f"| {name} | {' | '.join([*seconds, *ratios])} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()

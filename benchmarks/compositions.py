@@ -123,7 +123,7 @@ def reason_of(name: str, seconds: dict[str, list[float]], draws: dict[str, list[
 
 
 def table(result: dict[str, Any]) -> str:
-    """Each composition's time, and what multiple of its parts' it is."""
+    """Each composition's time, and what multiple of its parts' it is, with quartiles."""
     lines = [
         "| composition | images | ms | its parts, ms | to the slowest | to their mean |",
         "|---|---|---|---|---|---|",
@@ -132,9 +132,13 @@ def table(result: dict[str, Any]) -> str:
         ms = {name: in_ms(each["median_s"]) for name, each in of["seconds"].items()}
         for name, each in of["to_parts"].items():
             parts = ", ".join(f"{part} {ms[part]}" for part in each["parts"])
-            ratios = " | ".join(f"{each[which]['median']:.2f}" for which in ("to_slowest", "to_mean"))
+            ratios = " | ".join(with_quartiles(each[which]) for which in ("to_slowest", "to_mean"))
             lines.append(f"| {name} | [{shape.replace('x', ', ')}] | {ms[name]} | {parts} | {ratios} |")
     return "\n".join(lines)
+
+
+def with_quartiles(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['first_quartile']:.2f} to {ratio['third_quartile']:.2f})"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ was hit; of one that was missed the reason stands beside it.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import math
@@ -61,6 +62,13 @@ def side_by_side(
             if i:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def needs(*packages: str) -> None:
+    """ModuleNotFoundError, for which a benchmark is skipped, where one of the packages is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"it needs {', '.join(packages)}; {package} is not installed", name=package)
 
 
 def in_a_process(code: str, variables: Mapping[str, str] | None = None) -> Any:

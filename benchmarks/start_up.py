@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import save, target
+from benchmarks.measuring import needs, save, target
 from jax_mix.training import data
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,7 @@ _OTHERS_CACHES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 
 
 def main() -> None:
+    needs("torch", "fastai")
     found = measured(rounds=ROUNDS, epochs=20)
     save("start_up", found | {"targets": targets(found["seconds"])})
 

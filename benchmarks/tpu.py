@@ -27,7 +27,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jax_mix
-from benchmarks.measuring import RESULTS
+from benchmarks.measuring import RESULTS, needs
 from jax_mix import _product
 from jax_mix.training.environment import environment
 from jax_mix.training.files import write_json
@@ -55,6 +55,7 @@ def methods(groups: int = CHIPS) -> dict[str, tuple[Any, str | None]]:
 
 
 def main(*what: str) -> None:
+    needs("libtpu")  # `pip install "jax[tpu]"` brings it, on a machine without a TPU too
     # In a process of its own: what the compiler is told by the environment is for no other benchmark.
     subprocess.run([sys.executable, "-m", "benchmarks.tpu", "here", *what], env=os.environ | alone(), check=True)
 

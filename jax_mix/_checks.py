@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 
 def is_concrete(value: Any) -> bool:
@@ -129,10 +130,12 @@ def check_rows(argument: str, value: Any, n: int, kind: str) -> None:
 
 def check_key(key: Any) -> None:
     """`key` must be one key: of `jax.random.key`, or of the old form, two uint32."""
-    dtype, shape = getattr(key, "dtype", None), np.shape(key) if hasattr(key, "shape") else None
+    array: Any = None if isinstance(key, nnx.Rngs) else key  # those have a stream of any name, "dtype" too
+    dtype, shape = getattr(array, "dtype", None), np.shape(array) if hasattr(array, "shape") else None
     typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
     if not (typed and shape == ()) and not (dtype == np.uint32 and shape == (2,)):
-        raise TypeError(f"key must be one key, as jax.random.key(seed) makes it, got {shown(key)}.")
+        got = "nnx.Rngs: rngs.mixup() gives one" if isinstance(key, nnx.Rngs) else shown(key)
+        raise TypeError(f"key must be one key, as jax.random.key(seed) makes it, got {got}.")
 
 
 def check_probability(probability: Any) -> None:
@@ -306,6 +309,12 @@ def batch_size(tree: Any, what: str) -> int:
     """The length of the first axis, the same in every array of `tree`."""
     check_arrays(tree, what)
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(tree)}
+    if isinstance(tree, (list, tuple)) and any(isinstance(leaf, (bool, int, float)) for leaf in jax.tree.leaves(tree)):
+        raise ValueError(
+            f"{what} must be arrays, got numbers in a {type(tree).__name__}: jnp.asarray({what}) makes one."
+        )
+    if tree is None:
+        raise ValueError(f"{what} must be arrays with one batch axis, first and of one length, got None.")
     if len(sizes) != 1 or None in sizes:
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
         raise ValueError(f"{what} must be arrays with one batch axis, first and of one length, got shapes {shapes}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,12 @@ class CutMix(Method):
         _checks.check_spatial("shape", shape, axes)
         size = tuple(int(shape[axis]) for axis in axes)
         self._check_size(size, shape)
+        if len(shape) == 4 and axes == (1, 2) and shape[1] in (1, 3) and shape[3] > 4:
+            warnings.warn(
+                f"images of shape {tuple(shape)} seem to have their channels first: spatial_axes=(2, 3) cuts rows and "
+                "columns, where (1, 2), as it is, cuts channels and rows.",
+                stacklevel=2,
+            )
         if self.side is None:
             lam = self._lambdas(words, n)
             box = _sampling.boxes(words, lam, size, self.box)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 import jax
 
 from jax_mix._call import input_of
-from jax_mix._checks import check_same_length, is_concrete
+from jax_mix._checks import check_key, check_same_length, is_concrete, suggest
 from jax_mix._cutmix import CutMix
 from jax_mix._forward import forward
 from jax_mix._methods import ManifoldMixup, MixUp, Per
@@ -49,16 +49,15 @@ def mixup(
     key: Array,
     x: ArrayLike,
     y: ArrayLike,
-    *,
     alpha: ArrayLike | tuple[float, float] = 0.4,
     **options: Unpack[_Options],
 ) -> tuple[Array, Array]: ...
 @overload
 def mixup(
-    key: Array, x: Any, y: Any, *, alpha: ArrayLike | tuple[float, float] = 0.4, **options: Unpack[_Options]
+    key: Array, x: Any, y: Any, alpha: ArrayLike | tuple[float, float] = 0.4, **options: Unpack[_Options]
 ) -> tuple[Any, Any]: ...
 def mixup(
-    key: Array, x: Any, y: Any, *, alpha: ArrayLike | tuple[float, float] = 0.4, **options: Unpack[_Options]
+    key: Array, x: Any, y: Any, alpha: ArrayLike | tuple[float, float] = 0.4, **options: Unpack[_Options]
 ) -> tuple[Any, Any]:
     """MixUp of one batch: mixed inputs and mixed targets.
 
@@ -66,7 +65,7 @@ def mixup(
       key: a key of `jax.random.key`.
       x: float arrays `[batch, ...]`, in any pytree.
       y: float targets `[batch, ...]`, one-hot or soft.
-      alpha, **options: those of `MixUp`: per, fold, partner, probability, groups, lam.
+      alpha, **options: those of `MixUp`, which tells of each: per, fold, partner, probability, groups, lam.
 
     Returns:
       `(x, y)` mixed, of the same shapes and dtypes.
@@ -91,8 +90,8 @@ def cutmix(
     key: Array,
     x: ArrayLike,
     y: ArrayLike,
-    *,
     alpha: ArrayLike | tuple[float, float] = 1.0,
+    *,
     dense: bool | Sequence[int] | None = None,
     **options: Unpack[_CutMixOptions],
 ) -> tuple[Array, Array]: ...
@@ -101,8 +100,8 @@ def cutmix(
     key: Array,
     x: Any,
     y: Any,
-    *,
     alpha: ArrayLike | tuple[float, float] = 1.0,
+    *,
     dense: bool | Sequence[int] | None = None,
     **options: Unpack[_CutMixOptions],
 ) -> tuple[Any, Any]: ...
@@ -110,8 +109,8 @@ def cutmix(
     key: Array,
     x: Any,
     y: Any,
-    *,
     alpha: ArrayLike | tuple[float, float] = 1.0,
+    *,
     dense: bool | Sequence[int] | None = None,
     **options: Unpack[_CutMixOptions],
 ) -> tuple[Any, Any]:
@@ -119,12 +118,13 @@ def cutmix(
 
     Args:
       key: a key of `jax.random.key`.
-      x: images `[batch, height, width, ...]`, of any type.
+      x: images `[batch, height, width, ...]`, of any type; for PyTorch's `[batch, channels, height, width]` say
+        `spatial_axes=(2, 3)`.
       y: float targets `[batch, ...]`, one-hot or soft; or masks, of any type.
       dense: whether targets that have the images' spatial axes, such as masks, are pasted as the images are (True), or
         weighed by lambda as a whole (False). None refuses them.
-      alpha, **options: those of `CutMix`: per, fold, partner, probability, groups, lam, box, spatial_axes, side,
-        correct_lam.
+      alpha, **options: those of `CutMix`, which tells of each: per, fold, partner, probability, groups, lam, box,
+        spatial_axes, side, correct_lam.
 
     Returns:
       `(x, y)` mixed, of the same shapes and dtypes.
@@ -202,14 +202,19 @@ def _mix_batch(key: Array, x: Any, y: Any, method: Any, alpha: Any, options: Any
         numbers, static = _kept(method, alpha, **options)
     try:
         return _jitted(key, x, y, numbers, method, static, tuple(dense) if isinstance(dense, Sequence) else dense)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         refused = error
-    check_same_length(x, y)  # JAX may take no such arrays: then in our words
+    check_key(key)  # JAX may take no such arguments, or not as they were given: then in our words
+    check_same_length(x, y)
     raise refused
 
 
 def _numbers_and_static(method: Any, alpha: Any, **options: Any) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
     """A method's numbers, which are the program's arguments, so that another alpha compiles nothing; and the rest."""
+    known = [field.name for field in dataclasses.fields(method)]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{method.__name__.lower()} has no option {name!r}: {suggest(name, known, limit=20)}")
     made = method(alpha, **options)
     names = ["probability", *(["alpha"] if made.lam is None else [] if is_concrete(made.lam) else ["lam"])]
     numbers = {name: getattr(made, name) for name in names if not isinstance(getattr(made, name), tuple)}

@@ -20,7 +20,6 @@ from stat import S_ISREG
 from typing import Any
 
 import jax
-import jaxlib
 
 from jax_mix.training.data.cache import default_folder
 from jax_mix.training.files import expanded, write_atomically
@@ -100,7 +99,7 @@ class Kept:
                 self._leave(others)
                 return
             with contextlib.suppress(FileNotFoundError):
-                self.is_used = (folder / _REFUSED).read_text() != jaxlib.__version__
+                self.is_used = (folder / _REFUSED).read_text() != jax.__version__
             self._size = self._trimmed()
         except OSError as error:
             self._leave(error.strerror or str(error))
@@ -133,7 +132,7 @@ class Kept:
         try:
             if key in self._given:  # and was compiled all the same: so will all be, at each start, with words from XLA
                 self.is_used = False
-                (self._path / _REFUSED).write_text(jaxlib.__version__)
+                (self._path / _REFUSED).write_text(jax.__version__)
                 return
             with write_atomically(self._path / key) as temporary:
                 temporary.write_bytes(hashlib.sha256(value).digest() + value)

@@ -316,14 +316,17 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_numbers(
     flags = [*SMALL, "--batch-seeds", batch_seeds, "--methods", "none", "cutmix"]
     calls = []
 
-    def evaluate(*arguments):
-        calls.append(None)
-        if len(calls) == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return evaluation.evaluate(*arguments)
+    def counted(function):
+        def call(*arguments):
+            calls.append(None)
+            if len(calls) == 7:
+                signal.raise_signal(signal.SIGTERM)
+            return function(*arguments)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
-    monkeypatch.setattr(seeds, "evaluate", evaluate)
+        return call
+
+    monkeypatch.setattr(loop, "evaluation", counted(evaluation.evaluation))
+    monkeypatch.setattr(seeds, "evaluate", counted(evaluation.evaluate))
     assert compare(data_dir, tmp_path, *flags) == 128 + signal.SIGTERM
     assert "SIGTERM" in capsys.readouterr().err
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "it" / "runs").glob("*.json")}

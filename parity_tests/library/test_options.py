@@ -264,3 +264,18 @@ def test_a_batch_of_none_is_drawn():
     for method in (MixUp(1.0), CutMix(1.0), CutMix(1.0, per="sample")):
         mix = method.sample(KEY, (0, 8, 8, 1))
         assert (mix.lam.shape, mix.partner.shape) == ((0,), (0,))
+
+
+def test_channels_first_are_told():
+    shape = (4, 3, 32, 32)
+    with pytest.warns(UserWarning, match=r"seem to have their channels first: spatial_axes=\(2, 3\)"):
+        CutMix(1.0).sample(KEY, shape)
+    CutMix(1.0, spatial_axes=(2, 3)).sample(KEY, shape)
+    CutMix(1.0).sample(KEY, (4, 32, 32, 3))
+
+
+def test_alpha_may_be_told_by_its_place():
+    x, y = jnp.ones((4, 8, 8, 1)), jnp.eye(4)
+    for one_line, alpha in ((jax_mix.mixup, 0.3), (jax_mix.cutmix, 0.3)):
+        for got, want in zip(one_line(KEY, x, y, alpha), one_line(KEY, x, y, alpha=alpha), strict=True):
+            np.testing.assert_array_equal(got, want)

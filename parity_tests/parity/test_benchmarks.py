@@ -144,6 +144,12 @@ def test_what_other_processes_take_is_seen(monkeypatch):
     assert taken > 0.5 / os.cpu_count()
 
 
+def test_what_is_not_installed_is_named():
+    measuring.needs("json")
+    with pytest.raises(ModuleNotFoundError, match="it needs json, fastia; fastia is not installed"):
+        measuring.needs("json", "fastia")
+
+
 def test_targets_and_exponents():
     missed = measuring.target("a", 1.2, at_most=1.0, reason="because")
     assert missed == {"what": "a", "measured": 1.2, "at_most": 1.0, "hit": False, "reason": "because"}
@@ -167,6 +173,8 @@ def test_the_command_lists_refuses_skips_and_tells(tmp_path, monkeypatch, capfd)
     assert command.main(["mixng"]) == 2
     told = capfd.readouterr().err
     assert told == "benchmarks: there is no 'mixng'; the nearest is 'mixing', and --list names all.\n"
+    assert command.main(["--small"]) == 2
+    assert capfd.readouterr().err == "benchmarks: there is no flag '--small'; there are --list and --help.\n"
     assert command.main(["--list"]) == 0
     listed = capfd.readouterr().out.splitlines()
     assert {"mixing", "train_step", "compositions", "growth"} <= {line.split()[0] for line in listed}

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import jax
-import jaxlib
 import pytest
 from jax._src import compilation_cache as jaxs
 from jax.experimental.compilation_cache import compilation_cache
@@ -173,7 +172,7 @@ def test_a_folder_whose_programs_xla_does_not_take_back_is_not_used_again_by_tha
     for each in (kept, Kept(tmp_path, most=1000)):
         assert not each.is_used
         assert each.get("step") is None
-    monkeypatch.setattr(jaxlib, "__version__", "another")
+    monkeypatch.setattr(jax, "__version__", "another")
     assert Kept(tmp_path, most=1000).get("step") == b"program"
 
 
