@@ -30,6 +30,7 @@ import numpy as np
 import jax_mix
 from benchmarks.measuring import (
     KEEPING,
+    give_back,
     in_a_process,
     in_ms,
     keys_in_turn,
@@ -88,6 +89,7 @@ def of_one(method: str, shape: tuple[int, ...], classes: int, rounds: int) -> di
     for peer in peers.values():
         check_same(x, y, peer, method)
     ours = our_forms(method, x, y)
+    give_back()
     seconds = side_by_side(ours | peers, rounds=rounds, settle=True)
     medians = {name: np.median(times) for name, times in seconds.items()}
     fastest = min((name for name in peers if name != "Keras"), key=medians.__getitem__)
