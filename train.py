@@ -127,14 +127,11 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
         run_files.best_checkpoints(folder, config, dataset) as best,
     ):
-        if not config.resume:
-            checkpoints.start_anew(overwrite=config.overwrite)
-        goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
-        picture = run_files.write_beginning(folder, prepared, beside, anew=not goes_on) if first else None
+        picture = run_files.begin(folder, prepared, beside, checkpoints)
         try:
             model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
         except Stopped as stopped:
-            raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
+            raise Stopped(f"{stopped}; with --resume {shlex.quote(str(folder))} it goes on.", stopped.number) from None
 
         # 3. The results; a checkpoint that could not be saved is told after them.
         metrics = run_files.write_results(folder, prepared, model, history, picture)

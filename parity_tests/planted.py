@@ -124,6 +124,8 @@ FAULTS = [Fault(*fault) for fault in (
     ("training/data/splitting.py", 'unicodedata.normalize("NFC", image.relative_to(folder).as_posix())', "image.relative_to(folder).as_posix()", "training/test_subset.py::test_an_accent_as_a_letter_of_its_own_is_the_same_name"),
     ("training/build.py", "split_seed(config)[4])", "split_seed(config)[3])", "training/test_subset.py::test_wrong_labels_are_those_of_the_seeds_fifth_key"),
     ("training/run.py", "    picture().result()  #", "    picture()  #", "training/test_train.py::test_a_picture_that_is_drawn_beside_is_waited_for"),
+    ("training/run.py", "if anew and prepared.config.resume:", "if False:", "training/test_train.py::test_a_run_without_a_checkpoint_goes_on_with_the_flags_that_it_was_begun_with"),
+    ("training/run.py", "'--name: ' if config.name else ''", "'--name: '", "training/test_run.py::test_a_run_that_has_begun_keeps_its_folder"),
     ("training/run.py", '    write_jsonl(folder / "metrics.jsonl", history)  #', "    #", "training/test_train.py::test_a_run_that_was_stopped_goes_on_to_the_same_bytes"),
     ("training/command_line.py", "if flag in saved and flag not in typed:", "if False:", "training/test_run.py::test_a_damaged_config_is_told_with_its_run"),
     ("training/command_line.py", 'word in ("-h", "--help")', 'word == "--help"', "training/test_flags.py::test_help_explains_every_field"),
