@@ -22,7 +22,7 @@ import contextlib
 import gc
 import importlib
 import io
-import shlex
+import os
 import signal
 import sys
 import time
@@ -32,6 +32,9 @@ from typing import Any
 
 if __name__ == "__main__":
     gc.disable()  # until all is imported: it would look through all modules again and again, and find nothing
+    if (heard := signal.getsignal(signal.SIGINT)) is signal.default_int_handler:  # its traceback would be of an import
+        ended = b"train.py: stopped by SIGINT before it began.\n"
+        signal.signal(signal.SIGINT, lambda *_: (os.write(2, ended), os._exit(128 + signal.SIGINT)))
 
 from flax import nnx
 
@@ -128,10 +131,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         run_files.best_checkpoints(folder, config, dataset) as best,
     ):
         picture = run_files.begin(folder, prepared, beside, checkpoints)
-        try:
-            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
-        except Stopped as stopped:
-            raise Stopped(f"{stopped}; with --resume {shlex.quote(str(folder))} it goes on.", stopped.number) from None
+        model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
 
         # 3. The results; a checkpoint that could not be saved is told after them.
         metrics = run_files.write_results(folder, prepared, model, history, picture)
@@ -142,5 +142,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 if __name__ == "__main__":
     gc.freeze()  # modules stay: from here on it looks through what is made after them alone
     gc.enable()
+    if heard is signal.default_int_handler:
+        signal.signal(signal.SIGINT, heard)
     atexit.register(gc.freeze)  # nor does the interpreter, when it ends
     sys.exit(main())

@@ -24,7 +24,7 @@ from jax_mix.training.checkpoints import Checkpoints, differences, steps_in
 from jax_mix.training.command_line import parse
 from jax_mix.training.config import HERE, MAY_DIFFER, Config
 from jax_mix.training.confusion import confusion_matrix, write_confusion
-from jax_mix.training.errors import UserError, require
+from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.evaluation import predict
 from jax_mix.training.files import (
     as_file_name,
@@ -114,6 +114,7 @@ def locked_run(folder: Path, config: Config) -> Iterator[Executor]:
 
     Raises:
       UserError: another run is at work there, or was just finished.
+      Stopped: the body raises it; this one says how the run goes on.
     """
     with contextlib.ExitStack() as stack:
 
@@ -124,7 +125,10 @@ def locked_run(folder: Path, config: Config) -> Iterator[Executor]:
             return ""
 
         devices.decided_by_first(keep)
-        yield stack.enter_context(ThreadPoolExecutor(1))
+        try:
+            yield stack.enter_context(ThreadPoolExecutor(1))
+        except Stopped as stopped:
+            raise Stopped(f"{stopped}; with --resume {shlex.quote(str(folder))} it goes on.", stopped.number) from None
 
 
 def _is_finished(folder: Path) -> bool:

@@ -254,6 +254,24 @@ def test_ctrl_c_before_training_ends_without_a_traceback(data_dir, tmp_path, cap
     assert capsys.readouterr().err == "train.py: stopped by SIGINT, outside of training.\n"
 
 
+WHILE_IMPORTING = """
+import runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "flax":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_all_is_imported_ends_without_a_traceback():
+    done = subprocess.run([sys.executable, "-c", WHILE_IMPORTING], cwd=ROOT, capture_output=True, text=True)
+    told = "train.py: stopped by SIGINT before it began.\n"
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, told)
+
+
 def test_a_run_without_a_checkpoint_goes_on_with_the_flags_that_it_was_begun_with(
     data_dir, tmp_path, capsys, monkeypatch
 ):
