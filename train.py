@@ -53,7 +53,7 @@ from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import one_line
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.methods import told
+from jax_mix.training.methods import told_in_groups
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -88,9 +88,11 @@ def train_command(flags: Sequence[str]) -> None:
     devices.keep_collectives_in_order(processes=config.coordinator is not None)
     if config.coordinator:
         devices.join(config.coordinator, config.num_processes, config.process_id)
-    programs.keep(config.cache_dir)
+    kept = programs.keep(config.cache_dir)
     with devices.together(), contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
         run(config)
+        if kept:
+            kept.tell()
 
 
 # Each is a module's `main`, imported when it is asked for: a run does without all that. Without one: train_command.
@@ -122,7 +124,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     require(not differs, f"--process-id: {differs}: all processes need the same flags and data.")
     prepared = devices.in_every_process(lambda: prepare(config, dataset))
     config = prepared.config
-    print(f"mixing: {told(prepared.recipe.method)}")
+    print(f"mixing: {told_in_groups(prepared.recipe.method, devices.make_mesh(config.devices).size)}")
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (

@@ -262,5 +262,6 @@ def write_results(
     write_json(folder / "metrics.json", metrics)
     if best := metrics.get("best"):
         what = task.best.replace("_", " ")
-        print(f"epoch {best['epoch']} has the highest test {what}, {best[task.best]:.2%}, and is kept too")
+        which, kept = (", the last,", "") if best is metrics["history"][-1] else ("", ", and is kept too")
+        print(f"epoch {best['epoch']}{which} has the highest test {what}, {best[task.best]:.2%}{kept}")
     return metrics

@@ -254,6 +254,24 @@ def test_ctrl_c_before_training_ends_without_a_traceback(data_dir, tmp_path, cap
     assert capsys.readouterr().err == "train.py: stopped by SIGINT, outside of training.\n"
 
 
+def test_the_bar_tells_of_the_compilation_and_does_not_count_its_time(data_dir, tmp_path, capfd, monkeypatch):
+    clock = [0.0]
+
+    def slow(*args):
+        clock[0] += 100 if clock[0] == 0 else 2
+        return pure_step(*args)
+
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(loop, "pure_step", slow)
+    assert train.main([*SHORTEST, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "it"]) == 0
+    shown = [line.split("|", 2) for line in capfd.readouterr().err.split("\r") if "|" in line]
+    told = [
+        (before.split(":")[0] if ":" in before else "", after.strip().split("step/s")[0]) for before, _, after in shown
+    ]
+    assert told[1] == ("compiling the step", "0/5 [00:00<?, ?")
+    assert told[2:4] == [("", "1/5 [00:00<?, ?"), ("", "2/5 [00:02<00:06,  2.00s/step]")]
+
+
 WHILE_IMPORTING = """
 import runpy, signal, sys
 class Finder:
