@@ -136,7 +136,7 @@ def _given(
     require(
         bool(tests),
         f"--dataset {path} has a folder {train.name} with folders of its own, but none for the test: call that test, "
-        f"val, valid or validation; or, {alone}; or, if {train.name} is a class, --split-by image.",
+        f"val, valid or validation; or {alone}; or, if {train.name} is a class, --split-by image.",
     )
     labelled = [each for each in tests if each.labelled]
     require(
