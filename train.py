@@ -22,7 +22,7 @@ import contextlib
 import gc
 import importlib
 import io
-import shlex
+import os
 import signal
 import sys
 import time
@@ -32,6 +32,9 @@ from typing import Any
 
 if __name__ == "__main__":
     gc.disable()  # until all is imported: it would look through all modules again and again, and find nothing
+    if (heard := signal.getsignal(signal.SIGINT)) is signal.default_int_handler:  # its traceback would be of an import
+        ended = b"train.py: stopped by SIGINT before it began.\n"
+        signal.signal(signal.SIGINT, lambda *_: (os.write(2, ended), os._exit(128 + signal.SIGINT)))
 
 from flax import nnx
 
@@ -50,7 +53,7 @@ from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.files import one_line
 from jax_mix.training.logs import Logs
 from jax_mix.training.loop import train
-from jax_mix.training.methods import told
+from jax_mix.training.methods import told_in_groups
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -85,9 +88,11 @@ def train_command(flags: Sequence[str]) -> None:
     devices.keep_collectives_in_order(processes=config.coordinator is not None)
     if config.coordinator:
         devices.join(config.coordinator, config.num_processes, config.process_id)
-    programs.keep(config.cache_dir)
+    kept = programs.keep(config.cache_dir)
     with devices.together(), contextlib.nullcontext() if devices.is_first() else contextlib.redirect_stdout(None):
         run(config)
+        if kept:
+            kept.tell()
 
 
 # Each is a module's `main`, imported when it is asked for: a run does without all that. Without one: train_command.
@@ -119,7 +124,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
     require(not differs, f"--process-id: {differs}: all processes need the same flags and data.")
     prepared = devices.in_every_process(lambda: prepare(config, dataset))
     config = prepared.config
-    print(f"mixing: {told(prepared.recipe.method)}")
+    print(f"mixing: {told_in_groups(prepared.recipe.method, devices.make_mesh(config.devices).size)}")
 
     # 2. Training, with an evaluation after each epoch: jax_mix/training/loop.py, its step in step.py.
     with (
@@ -127,14 +132,8 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
         Checkpoints(folder / "checkpoints", described(config, dataset), may_differ=MAY_DIFFER) as checkpoints,
         run_files.best_checkpoints(folder, config, dataset) as best,
     ):
-        if not config.resume:
-            checkpoints.start_anew(overwrite=config.overwrite)
-        goes_on = config.resume and bool(checkpoints.steps)  # if of the same config, which is written already
-        picture = run_files.write_beginning(folder, prepared, beside, anew=not goes_on) if first else None
-        try:
-            model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
-        except Stopped as stopped:
-            raise Stopped(f"{stopped}; continue with --resume {shlex.quote(str(folder))}.", stopped.number) from None
+        picture = run_files.begin(folder, prepared, beside, checkpoints)
+        model, history = train(prepared, checkpoints, Logs(folder) if first else None, best=best, meanwhile=picture)
 
         # 3. The results; a checkpoint that could not be saved is told after them.
         metrics = run_files.write_results(folder, prepared, model, history, picture)
@@ -145,5 +144,7 @@ def run(config: Config) -> tuple[nnx.Module, dict[str, Any]]:
 if __name__ == "__main__":
     gc.freeze()  # modules stay: from here on it looks through what is made after them alone
     gc.enable()
+    if heard is signal.default_int_handler:
+        signal.signal(signal.SIGINT, heard)
     atexit.register(gc.freeze)  # nor does the interpreter, when it ends
     sys.exit(main())

@@ -91,7 +91,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps of the checkpoints there are, ascending."""
         self.wait()
-        return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
+        return steps_in(self.folder)
 
     def save(self, step: int, state: Any, history: Any) -> None:
         """Save a checkpoint: the arrays are copied now, and written by threads while training goes on.
@@ -154,22 +154,6 @@ class Checkpoints:
         """Delete the checkpoints of later steps, which a run that goes on from `after` makes again."""
         for step in self.steps:
             if step > after:
-                self._manager.delete(step)
-
-    def start_anew(self, *, overwrite: bool = False) -> None:
-        """Start without the checkpoints there are: they are deleted, if `overwrite`.
-
-        Raises:
-          UserError: there are some, and they must not be overwritten.
-        """
-        if self.steps:
-            require(
-                overwrite,
-                f"--name: '{self.folder}' has the checkpoint of step {self.steps[-1]} of a run that is not finished: "
-                f"continue it with --resume {shlex.quote(str(self.folder.parent))}, give this one another --name, "
-                "or replace it with --overwrite.",
-            )
-            for step in self.steps:  # now: a run that is killed before it saves must not go on from another's
                 self._manager.delete(step)
 
     @functools.cached_property
@@ -240,7 +224,7 @@ class Checkpoints:
             then = f"; now '{self._set_aside(step)}', step {newest} is used" if newest >= 0 else ""
             print(f"the checkpoint '{self.folder / str(step)}' is damaged: {reason}{then}.", file=sys.stderr)
         newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
-        require(newest >= 0, f"--name: every checkpoint in '{self.folder}' is damaged: start anew with another --name.")
+        require(newest >= 0, f"every checkpoint in '{self.folder}' is damaged: start anew with another --name.")
         self._manager.reload()
         from orbax.checkpoint import args
 
@@ -264,6 +248,11 @@ class Checkpoints:
             )
 
 
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, ascending."""
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
+
+
 def read_part(folder: Path, name: str, like: Any, *, or_else: str) -> tuple[int, Any]:
     """One part of the state in the newest checkpoint of a run that has ended; nothing in the folder is touched.
 
@@ -279,9 +268,9 @@ def read_part(folder: Path, name: str, like: Any, *, or_else: str) -> tuple[int,
     Raises:
       UserError: there is no checkpoint; or the newest is damaged, or of other arrays.
     """
-    steps = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    steps = steps_in(folder)
     require(bool(steps), f"there is no checkpoint in '{folder}'.")
-    path = folder.absolute() / str(max(steps))
+    path = folder.absolute() / str(steps[-1])
     damage = checksums.damage(path)
     require(damage is None, f"the checkpoint '{path}' is damaged: {damage}; {or_else}.")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what is of no concern to the user
@@ -298,7 +287,7 @@ def read_part(folder: Path, name: str, like: Any, *, or_else: str) -> tuple[int,
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return max(steps), checkpointer.restore(path / "state", args=arguments)[name]
+        return steps[-1], checkpointer.restore(path / "state", args=arguments)[name]
 
 
 def resuming(folder: Path) -> str:
@@ -381,4 +370,4 @@ def _with_dtypes(like: Any, saved: Mapping[str, str]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -78,7 +78,9 @@ class DataFlags:
     split_by: SplitBy | None = None
     bits: Bits | None = None  # bits that are in use in a folder's 16-bit images: 12 for most scanners; None: 16
     broken_images: BrokenImages = "stop"  # at a folder's image that cannot be decoded: stop, or name it and go on
-    cache_dir: str | None = None  # where decoded images and compiled programs are kept; None: ~/.cache/jax_mix
+    # where decoded images and compiled programs are kept; with JAX_ENABLE_COMPILATION_CACHE=0 in the environment
+    # programs are not; None: ~/.cache/jax_mix
+    cache_dir: str | None = None
     # by which mean and deviation pixels are normalised: data: the training images'; imagenet; half: a half each; or
     # those of each channel, of pixels from 0 to 255; None: as the network of --weights needs it, else data
     normalize: tuple[str, ...] | None = None

@@ -108,7 +108,7 @@ def locked(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"--name: another process is at work in '{folder}': wait for its end, or give this one another --name."
+            f"another process is at work in '{folder}': wait for its end, or give this one another --name."
         ) from None
     except OSError as error:  # not every file system has locks
         print(f"'{folder}' cannot be locked ({error.strerror}): start nothing else in it meanwhile.", file=sys.stderr)

@@ -108,6 +108,7 @@ def train(
         shown = contextlib.nullcontext(progress)  # it goes on after this run
         progress.n += done
         progress.initial += done  # done before, they tell nothing of the time that is left
+    compiling = progress is None and devices.is_first()  # until the first step is done
     with signals.catch() as stop, shown as bar, contextlib.closing(batches):
         for epoch in range(done // epoch_steps + 1, config.epochs + 1):
             if has_ended(history, config.patience):
@@ -115,6 +116,8 @@ def train(
             mixes = epoch <= config.epochs - config.mix_off_epochs
             epoch_recipe = recipe if mixes else dataclasses.replace(recipe, method=None)
             for batch in itertools.islice(batches, epoch_steps - len(losses)):
+                if compiling:
+                    bar.set_description("compiling the step")
                 key = jax.random.fold_in(step_key, done)
                 state, measured = pure_step(graphdef, state, key, batch, dataset.normalize, epoch_recipe)
                 if meanwhile:
@@ -122,7 +125,11 @@ def train(
                 losses.append(measured.loss)
                 hits.append(measured.accuracy)
                 done += 1
-                bar.update()
+                if compiling:
+                    _begin_clock(bar)
+                    compiling = False
+                else:
+                    bar.update()
                 stopping = stop.agreed(done)
                 ends, saves = len(losses) == epoch_steps, done % every == 0 or done == steps or stopping is not None
                 found = None
@@ -188,6 +195,14 @@ def has_ended(history: Sequence[dict[str, float]], patience: int | None) -> bool
     if not history or patience is None:
         return False
     return history[-1]["epoch"] - best_epoch(history)["epoch"] >= patience
+
+
+def _begin_clock(bar: tqdm[Any]) -> None:
+    """Count a run's first step, and measure time from now on: its compilation tells nothing of the steps to come."""
+    bar.unpause()
+    bar.update()
+    bar.initial = bar.last_print_n = bar.n
+    bar.set_description()
 
 
 def _first_not_finite(losses: list[float], state: Any) -> int | None:

@@ -222,6 +222,17 @@ def told(method: Method | None) -> str:
     return f"one of {count}, drawn for each {method.per}: {'; '.join(parts)}"
 
 
+def told_in_groups(method: Method | None, devices: int) -> str:
+    """What is mixed where, and among which images where that is not the whole batch.
+
+    >>> told_in_groups(jax_mix.MixUp(0.4, groups=8), devices=8)
+    'within each of 8 groups of a batch, on 8 devices: MixUp, alpha 0.4'
+    """
+    groups = max((each.groups for each in every(method)), default=1)
+    where = f"on {devices} device{'s' if devices > 1 else ''}"
+    return (f"within each of {groups} groups of a batch, {where}: " if groups > 1 else "") + told(method)
+
+
 def beside(mix: str, *, label_smoothing: float, loss: str | None = None) -> list[str]:
     """What those who wrote the recipes do besides mixing, and this run does not."""
     names = {part.name for part in parse(mix)}

@@ -37,7 +37,7 @@ _REFUSED = "refused"  # a file by which it is known that XLA does not take its p
 _SUM = hashlib.sha256().digest_size
 
 
-def keep(cache_dir: str | None) -> None:
+def keep(cache_dir: str | None) -> Kept | None:
     """Have JAX keep what it compiles in this process, and take from there what an earlier one has compiled.
 
     Nothing is changed where a user has set a cache of JAX's own (JAX_COMPILATION_CACHE_DIR), or has switched caches off
@@ -46,22 +46,25 @@ def keep(cache_dir: str | None) -> None:
 
     Args:
       cache_dir: the folder of all caches; None: `default_folder()`.
+
+    Returns:
+      What keeps them; None: nothing does, or JAX's own.
     """
     options: Any = jax.config
     set_already = options.jax_compilation_cache_dir or not options.jax_enable_compilation_cache
     if set_already or jax.distributed.is_initialized():
-        return
+        return None
     try:
         jaxs: Any = importlib.import_module("jax._src.compilation_cache")  # the public one sets no more than a folder
     except ImportError:
-        return
+        return None
     if not hasattr(jaxs, "get_file_cache"):
-        return
+        return None
     folder = (expanded(cache_dir) if cache_dir else default_folder()) / f"programs-{_processor()}"
     most = options.jax_compilation_cache_max_size
     kept = Kept(folder, most=most if most >= 0 else math.inf if _is_set("compilation_cache_max_size") else _MOST)
     if not kept.is_used:
-        return
+        return None
     jaxs.get_file_cache = lambda path: (kept, path)
     # Of a program that XLA does not take back, after which it is compiled.
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
@@ -69,6 +72,7 @@ def keep(cache_dir: str | None) -> None:
     for name, value in _OURS.items():
         if not _is_set(name):
             options.update(f"jax_{name}", value)
+    return kept
 
 
 class Kept:
@@ -92,6 +96,7 @@ class Kept:
     def __init__(self, folder: Path, *, most: float) -> None:
         self._path, self._most = folder, most  # `_path` is what JAX calls it
         self._given: set[str] = set()
+        self._made = 0  # by this process
         self.is_used = True
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,11 +141,17 @@ class Kept:
                 return
             with write_atomically(self._path / key) as temporary:
                 temporary.write_bytes(hashlib.sha256(value).digest() + value)
+            self._made += 1
             self._size += _SUM + len(value)
             if self._size > self._most:
                 self._size = self._trimmed()
         except OSError as error:
             self._leave(error.strerror or str(error))
+
+    def tell(self) -> None:
+        """Print where programs are kept, if this process has made some."""
+        if self._made and self.is_used:
+            print(f"compiled programs are kept for the next start in {self._path}")
 
     def _trimmed(self) -> int:
         """The size of all files, of which the oldest are removed before if it is too large."""

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -19,10 +20,11 @@ from flax import nnx
 
 from jax_mix.training import about, data, devices, tasks
 from jax_mix.training.build import Prepared, described, split_seed
-from jax_mix.training.checkpoints import Checkpoints
-from jax_mix.training.config import HERE, Config
+from jax_mix.training.checkpoints import Checkpoints, differences, steps_in
+from jax_mix.training.command_line import parse
+from jax_mix.training.config import HERE, MAY_DIFFER, Config
 from jax_mix.training.confusion import confusion_matrix, write_confusion
-from jax_mix.training.errors import require
+from jax_mix.training.errors import Stopped, UserError, require
 from jax_mix.training.evaluation import predict
 from jax_mix.training.files import (
     as_file_name,
@@ -56,14 +58,14 @@ def folder_of(config: Config, default: str) -> Path:
 
 
 def choose_folder(config: Config) -> Path:
-    """The folder of a new run, or of the one that is resumed; a finished run is not replaced unasked.
+    """The folder of a new run, or of the one that is resumed; no run is replaced unasked that has come to something.
 
     Without `--name` the folder is DATASET-MIX-SEED, or the first of DATASET-MIX-SEED-2, -3, ... that holds no finished
     run; with `--resume` or `--overwrite` the last of them that there is.
 
     Raises:
-      UserError: `--name` is that of a finished run; `--resume` finds none; `--weights` are in the folder; or nothing
-        can be written there.
+      UserError: `--name` is that of a finished run; a run that is not finished has a checkpoint there; `--resume` finds
+        none; `--weights` are in the folder; or nothing can be written there.
     """
     first = folder_of(config, f"{{dataset}}-{file_name(config.mix)}-{config.seed}")
     if config.name:
@@ -79,6 +81,12 @@ def choose_folder(config: Config) -> Path:
         folder = there[-1] if again else first.with_name(f"{first.name}-{len(there) + 1}") if there else first
     begun = (folder / "config.json").exists() or any((folder / "checkpoints").glob("[0-9]*"))
     require(begun or not config.resume, f"--resume: there is no checkpoint in '{folder / 'checkpoints'}'.")
+    if not (config.resume or config.overwrite) and (steps := steps_in(folder / "checkpoints")):
+        raise UserError(
+            f"{'--name: ' if config.name else ''}'{folder}' has the checkpoint of step {steps[-1]} of a run that is "
+            f"not finished: with --resume {shlex.quote(str(folder))} it goes on, with --overwrite it is "
+            f"replaced; or give this one {'another' if config.name else 'a'} --name."
+        )
     if config.weights:
         check_apart(config.weights, folder)
     check_writable(folder)
@@ -106,17 +114,21 @@ def locked_run(folder: Path, config: Config) -> Iterator[Executor]:
 
     Raises:
       UserError: another run is at work there, or was just finished.
+      Stopped: the body raises it; this one says how the run goes on.
     """
     with contextlib.ExitStack() as stack:
 
         def keep() -> str:
             stack.enter_context(locked(folder))
             still = choose_folder(config) == folder
-            require(still, f"--name: another process has just finished its run in '{folder}': start this one again.")
+            require(still, f"another process has just finished its run in '{folder}': start this one again.")
             return ""
 
         devices.decided_by_first(keep)
-        yield stack.enter_context(ThreadPoolExecutor(1))
+        try:
+            yield stack.enter_context(ThreadPoolExecutor(1))
+        except Stopped as stopped:
+            raise Stopped(f"{stopped}; with --resume {shlex.quote(str(folder))} it goes on.", stopped.number) from None
 
 
 def _is_finished(folder: Path) -> bool:
@@ -139,16 +151,41 @@ def write_config(folder: Path, config: Config, *, anew: bool = False) -> None:
     write_json(folder / "config.json", dataclasses.asdict(config) | HERE | {"name": None})
 
 
-def write_beginning(folder: Path, prepared: Prepared, beside: Executor, *, anew: bool) -> Callable[[], Future[None]]:
-    """Write what a run leaves before it trains: about.json, and config.json if it is not gone on with.
+def begin(
+    folder: Path, prepared: Prepared, beside: Executor, checkpoints: Checkpoints
+) -> Callable[[], Future[None]] | None:
+    """Write what a run leaves before it trains: about.json, and config.json if it does not go on from a checkpoint.
+
+    Every process calls this; the first writes.
 
     Returns:
-      What has the picture of a mixed batch drawn `beside`, once: with its import that takes a second.
+      What has the picture of a mixed batch drawn `beside`, once: with its import that takes a second; None: this is not
+      the first process.
+
+    Raises:
+      UserError: a run that goes on, and has no checkpoint yet, was begun with other flags.
     """
+    if not prepared.config.resume:
+        checkpoints.forget(after=0)  # now: a run that is killed before it saves must not go on from another's
+    anew = not checkpoints.steps
+    if anew and prepared.config.resume:
+        devices.decided_by_first(functools.partial(_check_begun, folder, prepared.config))
+    if not devices.is_first():
+        return None
     if anew:
         write_config(folder, prepared.config, anew=True)
     about.write_about(folder, prepared)
     return functools.cache(functools.partial(beside.submit, _plot_mixed_batch, folder, prepared))
+
+
+def _check_begun(folder: Path, config: Config) -> str:
+    """Raise `UserError` if a run is not what config.json says; where it has a checkpoint, that knows more of it."""
+    path = folder.absolute() / "config.json"
+    if path.exists():
+        begun, now = (dataclasses.asdict(each) for each in (parse(["--config", str(path)], Config), config))
+        told = differences(begun, now, MAY_DIFFER)
+        require(not told, f"--resume: the run in '{folder}' was begun with {told}.")
+    return ""
 
 
 def _plot_mixed_batch(folder: Path, prepared: Prepared) -> None:
@@ -195,7 +232,7 @@ def write_results(
       prepared: what was trained, on what, and how.
       model: as it was trained.
       history: of its epochs.
-      picture: what `write_beginning` has given; None: this is not the first process.
+      picture: what `begin` has given; None: this is not the first process.
 
     Returns:
       What is in metrics.json, as `metrics_of` says.
@@ -225,5 +262,6 @@ def write_results(
     write_json(folder / "metrics.json", metrics)
     if best := metrics.get("best"):
         what = task.best.replace("_", " ")
-        print(f"epoch {best['epoch']} has the highest test {what}, {best[task.best]:.2%}, and is kept too")
+        which, kept = (", the last,", "") if best is metrics["history"][-1] else ("", ", and is kept too")
+        print(f"epoch {best['epoch']}{which} has the highest test {what}, {best[task.best]:.2%}{kept}")
     return metrics

@@ -87,6 +87,9 @@ def test_a_run_ends_and_keeps_its_best(data_dir, tmp_path, measured, capsys):
     assert train.main(["predict", str(tmp_path / "it"), __file__, "--best"]) == 2
     assert "the checkpoint of step 10 could not be saved, " in capsys.readouterr().err
     measured(1)
+    train.run(config(tmp_path, data_dir, patience=None, overwrite=True, epochs=1))
+    assert capsys.readouterr().out.splitlines()[-2] == "epoch 1, the last, has the highest test accuracy, 30.00%"
+    measured(1)
     train.run(config(tmp_path, data_dir, keep_best=False, patience=None, overwrite=True, epochs=1))
     assert not (tmp_path / "it" / "best").exists()  # that of another run would be taken for this one's
 

@@ -214,7 +214,7 @@ def test_if_all_are_damaged_it_says_so_and_leaves_them(two, capfd):
     files = sorted(two.rglob("*"))
     with (
         Checkpoints(two, CONFIG) as checkpoints,
-        pytest.raises(UserError, match=r"^--name: every checkpoint in '.*two'"),
+        pytest.raises(UserError, match=r"^every checkpoint in '.*two'"),
     ):
         checkpoints.restore(small(0))
     assert capfd.readouterr().err.count("SHA256SUMS: No such file or directory") == 2
@@ -253,20 +253,16 @@ def test_a_checkpoint_of_other_arrays_is_refused(changed, told, two):
         checkpoints.restore(small(0) | changed)
 
 
-def test_checkpoints_are_not_replaced_unasked(two):
-    with Checkpoints(two, {}) as checkpoints, pytest.raises(UserError) as error:
-        checkpoints.start_anew()
-    assert str(error.value) == (
-        f"--name: '{two}' has the checkpoint of step 20 of a run that is not finished: continue it with --resume "
-        f"{two.parent}, give this one another --name, or replace it with --overwrite."
-    )
+def test_later_checkpoints_are_forgotten(two):
     with Checkpoints(two, {}) as checkpoints:
-        checkpoints.start_anew(overwrite=True)
+        checkpoints.forget(after=10)
+        assert checkpoints.steps == [10]
+        checkpoints.forget(after=0)
         assert checkpoints.steps == []
         checkpoints.save(5, small(5), [])
         assert checkpoints.steps == [5]
     with Checkpoints(two / "new", {}) as checkpoints:
-        checkpoints.start_anew()  # there is nothing
+        checkpoints.forget(after=0)  # there is nothing
 
 
 def test_without_a_checkpoint_it_says_so(tmp_path):

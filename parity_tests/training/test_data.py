@@ -279,7 +279,7 @@ def test_a_set_in_tfrecord_form_is_told_with_a_command_that_works(prepared, tmp_
     with pytest.raises(UserError, match=r"holds a set of TFDS that is stored as tfrecord.*--data-dir") as by_path:
         data.load(str(tmp_path))
     (module,) = {
-        re.search(r"python -m (\S+) \S+/digits_tf/1.0.0; or prepare it once more", str(error.value)).group(1)
+        re.search(r"python -m (\S+) \S+/digits_tf/1.0.0 or prepare it once more", str(error.value)).group(1)
         for error in (by_name, by_path)
     }
     monkeypatch.delitem(sys.modules, module)

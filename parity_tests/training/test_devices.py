@@ -129,6 +129,7 @@ def test_two_processes_give_the_same_losses(on_one_device, data_dir, tmp_path):
     (line,) = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
     assert_close(json.loads(line)["loss"], on_one_device["loss"], "losses on other devices")
     assert "test accuracy" in done[0][1]
+    assert "mixing: within each of 8 groups of a batch, on 8 devices: Manifold Mixup, alpha 0.4." in done[0][1]
     assert "test accuracy" not in done[1][1]  # the first alone prints and writes
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     assert [config[name] for name in ("coordinator", "num_processes", "process_id", "mix_groups")] == [None] * 3 + [8]

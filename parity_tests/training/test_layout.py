@@ -51,7 +51,7 @@ def refused(folder, **options):
 
 def run(sentence):
     """Run the command that a sentence tells, and give the `--dataset` that it tells after it."""
-    command, dataset = re.search(r"(python -[cm] .*) and (?:then|give) --dataset (\S+?)\.?$", sentence).groups()
+    command, dataset = re.search(r"(python -[cm] .*) and (?:then|give) --dataset (\S+) instead\.?$", sentence).groups()
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
     return dataset
 
@@ -131,7 +131,7 @@ UNCLEAR = {
     "splits in classes": (["cat/train", "cat/test", "dog/train", "dog/test"], "cat holds splits, test, train: put the classes"),
     "masks alone": (["images", "masks"], "two classes or more; there is: images, masks; put the images of each class"),
     "a test without labels": (["train/cat", "train/dog", "test"], "test has no folders of classes .*/train"),
-    "a folder around all": (["all/cat", "all/dog"], r"there is: all; if the classes are in all, --dataset \S+/all\.$"),
+    "a folder around all": (["all/cat", "all/dog"], r"there is: all; if the classes are in all, give --dataset \S+/all instead\.$"),
     "two for training": (["train/cat", "training/cat", "test/cat"], "train and training: which is for training"),
 }  # fmt: skip
 

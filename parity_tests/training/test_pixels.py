@@ -131,7 +131,7 @@ def test_32_bits_are_refused_with_a_command_that_works(array, kind, tmp_path, mo
     told = str(caught.value)
     assert told.startswith("--dataset ./photos: 'photos/a/")
     assert f"its pixels are {kind}; 8 or 16 bits are needed" in told
-    command, dataset = re.search(r"(python -c .*) and then --dataset (\S+)\.$", told).groups()
+    command, dataset = re.search(r"(python -c .*) and then --dataset (\S+) instead\.$", told).groups()
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
     image = data.load(dataset).train.image[0, ..., 0]
     np.testing.assert_array_equal(image, (array.astype(float) / array.max() * 65535).round() // 256)

@@ -12,7 +12,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import train
 from jax_mix.training import programs
-from jax_mix.training.config import Config
 from jax_mix.training.programs import Kept
 
 OPTIONS = ("dir", "max_size"), ("min_entry_size_bytes", "min_compile_time_secs", "enable_xla_caches")
@@ -68,16 +67,21 @@ def test_runs_have_the_same_numbers_with_programs_from_disk_and_where_these_are_
     def run(name):
         made.clear(), given.clear()
         start_anew()
-        programs.keep(str(tmp_path / "cache"))
-        config = Config(model="mlp", mix="mixup", epochs=1, devices=1, data_dir=data_dir, out=str(tmp_path), name=name)
-        train.run(config)
-        assert "cache" not in capfd.readouterr().err
+        flags = ["--model", "mlp", "--mix", "mixup", "--epochs", "1", "--devices", "1", "--data-dir", data_dir]
+        flags += ["--out", str(tmp_path), "--name", name, "--cache-dir", str(tmp_path / "cache")]
+        assert train.main(flags) == 0
+        said = capfd.readouterr()
+        assert "cache" not in said.err
+        (folder,) = (tmp_path / "cache").glob("programs-*")
+        told = f"compiled programs are kept for the next start in {folder}\n"
+        if not (folder / "refused").exists():
+            assert said.out.endswith(told) == bool(made)
         return (tmp_path / name / "metrics.json").read_bytes()
 
     first = run("first")
     assert any("pure_step" in key for key in made)
     assert run("second") == first
-    (folder,) = (tmp_path / "cache").iterdir()
+    (folder,) = (tmp_path / "cache").glob("programs-*")
     if (folder / "refused").exists():
         pytest.skip("on this processor XLA does not take its own programs back")
     taken = set(given)

@@ -47,13 +47,22 @@ def test_a_finished_run_keeps_its_folder_and_the_next_has_a_number(tmp_path):
 
 
 def test_a_run_that_has_begun_keeps_its_folder(tmp_path):
-    """Its checkpoint is refused then, or gone on with; without one there is nothing to lose."""
+    """It is refused if it has a checkpoint, or gone on with; without one there is nothing to lose."""
     leave(tmp_path / "digits-manifold-0", *FINISHED)
+    folder = tmp_path / "digits-manifold-0-2"
     for left in (BEGUN, BEGUN[:1], ("checkpoints/22",)):
-        leave(tmp_path / "digits-manifold-0-2", *left)
-        for flags in ({}, {"resume": True}, {"overwrite": True}):
-            assert choose_folder(Config(out=str(tmp_path), **flags)) == tmp_path / "digits-manifold-0-2"
-        subprocess.run(["rm", "-r", tmp_path / "digits-manifold-0-2"], check=True)
+        leave(folder, *left)
+        for flags in ({"resume": True}, {"overwrite": True}, *([] if left[-1] == "checkpoints/22" else [{}])):
+            assert choose_folder(Config(out=str(tmp_path), **flags)) == folder
+        subprocess.run(["rm", "-r", folder], check=True)
+    leave(folder, *BEGUN)
+    for name, before, other in ((None, "", "a"), (folder.name, "--name: ", "another")):
+        with pytest.raises(UserError) as error:
+            choose_folder(Config(out=str(tmp_path), name=name))
+        assert str(error.value) == (
+            f"{before}'{folder}' has the checkpoint of step 22 of a run that is not finished: with --resume {folder} "
+            f"it goes on, with --overwrite it is replaced; or give this one {other} --name."
+        )
 
 
 def test_a_name_is_that_of_one_run(tmp_path):
@@ -164,7 +173,7 @@ def test_a_folder_is_one_runs_until_its_process_ends(command, data_dir, tmp_path
         flags = ["--data-dir", data_dir, "--out", str(tmp_path), "--name", "it", "--devices", "1"]
         assert train.main([*command, *flags]) == 2
         told = capsys.readouterr().err.splitlines()[-1]
-        assert told.startswith(f"train.py: --name: another process is at work in '{tmp_path / 'it'}': wait for its end")
+        assert told.startswith(f"train.py: another process is at work in '{tmp_path / 'it'}': wait for its end")
         other.kill()
     with locked(tmp_path / "it"):
         assert [path.name for path in tmp_path.iterdir()] == ["it"]
@@ -175,7 +184,7 @@ def test_what_another_process_finished_meanwhile_stays(tmp_path):
     config = Config(out=str(tmp_path))
     folder = choose_folder(config)
     leave(folder, *FINISHED)
-    told = r"^--name: another process has just finished its run in '.*': start this one again\.$"
+    told = r"^another process has just finished its run in '.*': start this one again\.$"
     with pytest.raises(UserError, match=told), locked_run(folder, config):
         pytest.fail("it was given")
     with locked(folder):  # what was refused holds nothing

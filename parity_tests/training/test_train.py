@@ -132,12 +132,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(first_run, data_dir, t
 
     monkeypatch.setattr(loop, "pure_step", stopped)
     assert train.main(arguments) == 128 + signal.SIGTERM
-    told = f"train.py: stopped at step 40 by SIGTERM; continue with --resume {tmp_path / 'first'}.\n"
+    told = f"train.py: stopped at step 40 by SIGTERM; with --resume {tmp_path / 'first'} it goes on.\n"
     assert capsys.readouterr().err.endswith(told)
     assert not (tmp_path / "first" / "metrics.json").exists()
 
     assert train.main(arguments) == 2
-    assert "has the checkpoint of step 40 of a run that is not finished" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "has the checkpoint of step 40 of a run that is not finished" in told.err
+    assert told.out == ""  # before the data was loaded
     assert train.main([*arguments, "--resume", "--seed", "1", "--alpha", "0.2"]) == 2
     assert "made with --alpha 0.4, --seed 0; now they are 0.2 and 1." in capsys.readouterr().err
 
@@ -250,6 +252,63 @@ def test_ctrl_c_before_training_ends_without_a_traceback(data_dir, tmp_path, cap
     monkeypatch.setattr(data, "load", interrupted)
     assert train.main([*SHORT, "--data-dir", data_dir, "--out", str(tmp_path)]) == 128 + signal.SIGINT
     assert capsys.readouterr().err == "train.py: stopped by SIGINT, outside of training.\n"
+
+
+def test_the_bar_tells_of_the_compilation_and_does_not_count_its_time(data_dir, tmp_path, capfd, monkeypatch):
+    clock = [0.0]
+
+    def slow(*args):
+        clock[0] += 100 if clock[0] == 0 else 2
+        return pure_step(*args)
+
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(loop, "pure_step", slow)
+    assert train.main([*SHORTEST, "--data-dir", data_dir, "--out", str(tmp_path), "--name", "it"]) == 0
+    shown = [line.split("|", 2) for line in capfd.readouterr().err.split("\r") if "|" in line]
+    told = [
+        (before.split(":")[0] if ":" in before else "", after.strip().split("step/s")[0]) for before, _, after in shown
+    ]
+    assert told[1] == ("compiling the step", "0/5 [00:00<?, ?")
+    assert told[2:4] == [("", "1/5 [00:00<?, ?"), ("", "2/5 [00:02<00:06,  2.00s/step]")]
+
+
+WHILE_IMPORTING = """
+import runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "flax":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_all_is_imported_ends_without_a_traceback():
+    done = subprocess.run([sys.executable, "-c", WHILE_IMPORTING], cwd=ROOT, capture_output=True, text=True)
+    told = "train.py: stopped by SIGINT before it began.\n"
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, told)
+
+
+def test_a_run_without_a_checkpoint_goes_on_with_the_flags_that_it_was_begun_with(
+    data_dir, tmp_path, capsys, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "pure_step", interrupted)
+    flags = ["--model", "mlp", "--data-dir", data_dir, "--out", str(tmp_path), "--name", "it", "--devices", "1"]
+    for again in (flags, [*flags, "--resume"], ["--resume", str(tmp_path / "it"), "--devices", "1"]):
+        assert train.main(again) == 128 + signal.SIGINT
+    assert "there is no checkpoint yet: from the beginning" in capsys.readouterr().out
+    config = (tmp_path / "it" / "config.json").read_bytes()
+    for other in ([*flags, "--resume"], ["--resume", str(tmp_path / "it"), "--devices", "1"]):
+        assert train.main([*other, "--epochs", "1", "--layers", "hidden.0"]) == 2
+        told = f"--resume: the run in '{tmp_path / 'it'}' was begun with --epochs 20, --layers "
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(f"train.py: {told}")
+        assert error.endswith("; now they are 1 and hidden.0.")
+    assert (tmp_path / "it" / "config.json").read_bytes() == config
 
 
 def test_importing_brings_in_no_other_framework():

@@ -65,7 +65,7 @@ def unpack(archive: Path) -> str:
     folder = archive.with_name(archive.name.split(".")[0] or "unpacked")
     here, there = shlex.quote(str(archive)), shlex.quote(str(folder))
     how = "python -m zipfile -e" if archive.suffix.lower() == ".zip" else "python -m tarfile -e"
-    return f"unpack it, {how} {here} {there} and give --dataset {as_flag(folder)}"
+    return f"unpack it, {how} {here} {there} and give --dataset {as_flag(folder)} instead"
 
 
 class Table(NamedTuple):
@@ -89,7 +89,7 @@ class Table(NamedTuple):
             f"[((d := pathlib.Path({str(out)!r}) / r[{self.label!r}].replace('/', '-')).mkdir(parents=True, "
             f"exist_ok=True), shutil.copy(files[{key}], d)) for r in rows if {key} in files]"
         )
-        return f"{python_command(code)} and then --dataset {as_flag(out)}"
+        return f"{python_command(code)} and then --dataset {as_flag(out)} instead"
 
 
 def table_in(root: Path, images: Iterable[Sequence[Path]]) -> Table | None:
@@ -140,7 +140,7 @@ def _sort_by_name(root: Path, folder: Path, files: Sequence[Path]) -> str:
         f".mkdir(parents=True, exist_ok=True), shutil.copy(f, d)) "
         f"for f in pathlib.Path({str(folder)!r}).iterdir() if f.suffix in {endings!r}]"
     )
-    return f"{python_command(code)} and then --dataset {as_flag(out)}"
+    return f"{python_command(code)} and then --dataset {as_flag(out)} instead"
 
 
 def _beside(root: Path) -> Path:

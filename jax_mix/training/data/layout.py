@@ -132,11 +132,11 @@ def _given(
     """That of a folder with one for training; the test is in "test", else "val"; one of the same classes goes first."""
     require(len(trains) == 1, f"--dataset {path} has {_and(trains)}: which is for training? Keep one.")
     (train,) = trains
-    alone = f"to have a part of {train.name} for the test, --dataset {as_flag(train.path)}"
+    alone = f"give --dataset {as_flag(train.path)} to have a part of {train.name} for the test"
     require(
         bool(tests),
         f"--dataset {path} has a folder {train.name} with folders of its own, but none for the test: call that test, "
-        f"val, valid or validation; or, {alone}; or, if {train.name} is a class, --split-by image.",
+        f"val, valid or validation; or {alone}; or, if {train.name} is a class, --split-by image.",
     )
     labelled = [each for each in tests if each.labelled]
     require(
@@ -206,7 +206,7 @@ def _by_class(
         flat = {root: loose, **{each.path: each.images for each in folders}}
         inner = [each for each in folders if len(each.classes) > 1]
         how = hint(path, root, flat) or (
-            f"if the classes are in {inner[0].name}, --dataset {as_flag(inner[0].path)}" if inner else ""
+            f"if the classes are in {inner[0].name}, give --dataset {as_flag(inner[0].path)} instead" if inner else ""
         )
         only = f"--dataset {path} needs a folder for each of two classes or more; there is: {names}"
         raise UserError(f"{only}{f'; {how}' if how else ''}.")
@@ -241,8 +241,8 @@ def _refuse_other_levels(path: str, folders: list[_Folder]) -> None:
         if len(names & set(inside)) > 1:
             raise UserError(
                 f"--dataset {path}: {each.name} holds folders of the same names as those beside it, "
-                f"{some(sorted(names & set(inside)))}: give one of the two places, --dataset {as_flag(each.path)}, or "
-                f"move {each.name} elsewhere."
+                f"{some(sorted(names & set(inside)))}: give --dataset {as_flag(each.path)} "
+                f"alone, or move {each.name} elsewhere."
             )
         splits = [name for name in inside if split_of(name)]
         if len(splits) > 1 and len(splits) == len(inside):
@@ -271,7 +271,7 @@ def _refuse_same_subfolders(path: str, folders: list[_Folder]) -> None:
     first = holders[shared[0]]
     raise UserError(
         f"--dataset {path}: {_and(first[:2])} hold the same folders, {some(shared)}: which are the classes? If those "
-        f"are, call the two train and test, or give one of them, --dataset {as_flag(first[0].path)}; if not, say how "
+        f"are, call the two train and test, or give --dataset {as_flag(first[0].path)} alone; if not, say how "
         "images are split, each by itself, --split-by image, or all in such a folder together, --split-by folder."
     )
 

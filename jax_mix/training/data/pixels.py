@@ -47,7 +47,7 @@ class WidePixels(Exception):
             f".clip(0, 65535).astype('uint16')) if (i := PIL.Image.open(f)).mode in ('I', 'F') else i).save(to)) "
             f"for f in old.rglob('*') if f.suffix.lower() in PIL.Image.registered_extensions()]"
         )
-        return f"{python_command(code)} and then --dataset {as_flag(out)}"
+        return f"{python_command(code)} and then --dataset {as_flag(out)} instead"
 
 
 class Decoded(NamedTuple):

@@ -169,7 +169,7 @@ def _prepared(name: str, folder: Path) -> Any:
         )
         return builder
     known = tfds.list_builders(with_community_datasets=False)
-    here = f"; or, if the folder of that name is meant, give --dataset ./{name}" if Path(name).is_dir() else ""
+    here = f" or, if the folder of that name is meant, give --dataset ./{name}" if Path(name).is_dir() else ""
     in_tfds = re.split("[:/]", name)[0] in known
     require(not in_tfds, f"--dataset {name} is not prepared in '{folder}' (--data-dir): do that once, {how}{here}")
     require(
@@ -205,12 +205,12 @@ def prepared_below(folder: Path) -> str | None:
     formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", ())]
     if "array_record" in formats:
         return f"holds a set of TFDS: give {give}"
-    return f"holds a set of TFDS that {_converted(version, formats, name, data_dir)}; then {give}"
+    return f"holds a set of TFDS that {_converted(version, formats, name, data_dir)} and then give {give}"
 
 
 def _converted(version: Path, formats: list[str], name: str, folder: Path) -> str:
     """How to come to a set in array_record form from one that is prepared in others."""
-    convert = f"convert it, python -m jax_mix.training.data.tfrecord {shlex.quote(str(version))}; or " * (
+    convert = f"convert it, python -m jax_mix.training.data.tfrecord {shlex.quote(str(version))} or " * (
         "tfrecord" in formats
     )
     return (
