@@ -255,14 +255,17 @@ def test_readme_has_the_rows_of_the_results(tmp_path, monkeypatch):
         "mixing": {"cores": 2, "device": "A processor, 1 device(s)", "results": {"mixup": shapes, "cutmix": shapes}},
         "train_step": {"to_the_step_without": {s: {"Manifold Mixup": {"median": 1.01}} for s in ("jax_mix", "fastai")}},
         "compile_time": {"cores": 2, "a network": {"compile_ratio_to_none": {"manifold": 1.2}}},
+        "start_up": {"seconds": {name: {"whole": {"median": 7.0}} for name in ("first", "second", "fastai")}},
     }
     found["compile_time"]["targets"] = [measuring.target("a", 1.4, at_most=1.3), measuring.target("b", 1, at_most=1.3)]
     assert speed.table("speed") == "Not measured yet."
     for name, each in found.items():
         (tmp_path / f"{name}.cpu.json").write_text(json.dumps(each))
+    in_miniature = {"targets": [measuring.target("c", 1, at_most=1.3)]}  # no result
+    (tmp_path / "accelerator_small.cpu.json").write_text(json.dumps(in_miniature))
     picture, _, head, _, *rows, _, told = speed.table("speed").splitlines()
     assert picture.endswith("](docs/speed.png)")
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert rows[0] == (
         "| MixUp of [512, 32, 32, 3], one line; jitted | 4 ms; 3 ms | timm, 9 ms | 2.25 and 3.00 times as fast |"
     )
