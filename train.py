@@ -1,6 +1,6 @@
 """Train an image classifier with MixUp, Manifold Mixup or CutMix.
 
-python train.py: handwritten digits with Manifold Mixup, some ten seconds on two CPU cores.
+python train.py: handwritten digits with Manifold Mixup, some fifteen seconds on two CPU cores.
 
 python train.py --mix cutmix --alpha 0.5: another method; --mix mixup:0.8+cutmix:1.0: one of two for each batch.
 
