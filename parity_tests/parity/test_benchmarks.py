@@ -12,7 +12,7 @@ import pytest
 
 import jax_mix
 from benchmarks import __main__ as command
-from benchmarks import compositions, growth, measuring, mixing, mixing_peers, train_step
+from benchmarks import compositions, growth, measuring, mixing, mixing_peers, tests, train_step
 from docs import speed
 from torch_ref import recording
 
@@ -142,6 +142,14 @@ def test_what_other_processes_take_is_seen(monkeypatch):
         taken = measuring.others()
         other.kill()
     assert taken > 0.5 / os.cpu_count()
+
+
+def test_the_tests_are_timed_with_all_their_processes():
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint('3 passed in 1s')"
+    found = tests.measured([sys.executable, "-c", busy])
+    assert found["cpu_seconds"] > 0.2
+    assert found["said"] == "3 passed in 1s"
+    assert tests.table(found).splitlines()[2].endswith("| 3 passed in 1s |")
 
 
 def test_what_is_not_installed_is_named():
