@@ -152,7 +152,7 @@ def _start(given: str, cache: str, *, small: bool) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
-        cwd=Path(__file__).parents[1],
+        cwd=measuring.ROOT,
         start_new_session=True,  # compilers start processes of their own, which are to end with it
     )
 

@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measuring import save
+from benchmarks.measuring import ROOT, save
 
-TRAIN = Path(__file__).parents[1] / "train.py"
+TRAIN = ROOT / "train.py"
 SEEDS = (0, 1, 2)
 ANEW = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
 

@@ -31,10 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import needs, save, target
+from benchmarks.measuring import ROOT, needs, save, target
 from jax_mix.training import data
 
-ROOT = Path(__file__).parents[1]
 ROUNDS = 7
 # What ours prints when a phase ends.
 PHASES = {

@@ -308,14 +308,12 @@ def check_like(tree: Any, other: Any) -> None:
 def batch_size(tree: Any, what: str) -> int:
     """The length of the first axis, the same in every array of `tree`."""
     check_arrays(tree, what)
-    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(tree)}
-    if isinstance(tree, (list, tuple)) and any(isinstance(leaf, (bool, int, float)) for leaf in jax.tree.leaves(tree)):
-        raise ValueError(
-            f"{what} must be arrays, got numbers in a {type(tree).__name__}: jnp.asarray({what}) makes one."
-        )
-    if tree is None:
-        raise ValueError(f"{what} must be arrays with one batch axis, first and of one length, got None.")
+    leaves = jax.tree.leaves(tree)
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in leaves}
     if len(sizes) != 1 or None in sizes:
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
-        raise ValueError(f"{what} must be arrays with one batch axis, first and of one length, got shapes {shapes}.")
+        if isinstance(tree, (list, tuple)) and any(isinstance(leaf, (int, float)) for leaf in leaves):
+            kind = type(tree).__name__
+            raise ValueError(f"{what} must be arrays, got numbers in a {kind}: jnp.asarray({what}) makes one.")
+        got = "None" if tree is None else f"shapes {[np.shape(leaf) for leaf in leaves]}"
+        raise ValueError(f"{what} must be arrays with one batch axis, first and of one length, got {got}.")
     return int(sizes.pop())  # type: ignore[arg-type]
